@@ -1,0 +1,54 @@
+// Every bound of the core, with its reason and its tie to its neighbours. A limit that a user meets
+// is named in the error that tells of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastps::limits {
+
+// A frame larger than this is refused before it is allocated (ZMQ_MAXMSGSIZE): a stranger must not
+// be able to make a server allocate at will.
+inline constexpr size_t kFrameBytesMax = size_t{64} << 20;
+
+// One message should stay in the L2 or L3 cache while it is built, sent and applied.
+inline constexpr size_t kMessageValuesBytesGoal = size_t{1} << 20;
+inline constexpr size_t kMessageKeysGoal = 8192;
+
+// One row must fit one message with room to spare, or no batch could be split small enough.
+inline constexpr uint32_t kRowWidthMax = uint32_t{1} << 22;  // floats
+static_assert(size_t{kRowWidthMax} * sizeof(float) * 2 <= kFrameBytesMax);
+
+// A part list is one frame; 2^16 shards of 32-byte part headers are 2 MiB.
+inline constexpr uint32_t kShardsPerTableMax = uint32_t{1} << 16;
+inline constexpr uint32_t kTablesMax = 4096;
+inline constexpr uint32_t kServersMax = 1024;
+inline constexpr uint32_t kDataThreadsMax = 64;
+inline constexpr size_t kNameBytesMax = 512;
+
+// Per shard a client has at most this many writes un-acknowledged, which is also how many answers a
+// shard remembers per session.
+inline constexpr uint32_t kWritesInFlightPerShardMax = 64;
+
+// Bytes of requests un-answered on one connection before a call waits for room.
+inline constexpr size_t kLaneBytesInFlightMax = size_t{32} << 20;
+// A message built of one whole row or block may pass the goal; two of them must still fit the lane.
+static_assert(kLaneBytesInFlightMax >= 2 * kRowWidthMax * sizeof(float));
+
+// No answer on a connection for this long: it is closed, made anew and everything is sent again.
+// Doubles up to the maximum while the silence lasts.
+inline constexpr int64_t kResendAfterMs = 2000;
+inline constexpr int64_t kResendAfterMsMax = 16000;
+// A RETRY answer is sent again after this pause.
+inline constexpr int64_t kRetryPauseMs = 5;
+
+inline constexpr int64_t kHeartbeatIntervalMs = 200;
+inline constexpr int64_t kHandshakeMs = 2000;  // ZMQ_HANDSHAKE_IVL
+// The longest a thread sleeps without looking whether it should stop or Ctrl-C was pressed.
+inline constexpr int64_t kWaitSliceMs = 100;
+static_assert(kWaitSliceMs * 5 <= 500, "Ctrl-C must interrupt any call within 0.5 s");
+
+// A scan answers at most this many rows a message; the value bytes are bounded as well.
+inline constexpr uint32_t kScanRowsMax = 65536;
+
+}  // namespace fastps::limits
