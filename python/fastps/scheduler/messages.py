@@ -1,0 +1,351 @@
+"""The control messages, as frozen dataclasses. CONTROL.md, beside this file, describes the protocol.
+
+Each request names its reply's class, so that ``Control.call(Join(...))`` is known to return a
+`Joined`. Every request may be sent again: the scheduler answers a repeated one as it did the first.
+Pure values; any thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from fastps.errors import WireError
+from fastps.scheduler import wire
+from fastps.scheduler.wire import JsonDict
+
+__all__ = [
+    "PROTOCOL",
+    "Barrier",
+    "Chunk",
+    "Clock",
+    "CreateTable",
+    "Done",
+    "Envelope",
+    "Error",
+    "GetStatus",
+    "Join",
+    "Joined",
+    "Leave",
+    "LookupTable",
+    "Message",
+    "NextChunk",
+    "ProcessExited",
+    "RegisterServer",
+    "Registered",
+    "Request",
+    "ReturnChunk",
+    "Shutdown",
+    "Status",
+    "TableDefinition",
+    "TableInfo",
+    "decode",
+    "encode",
+]
+
+PROTOCOL = 1  # raised by every change that older peers would not understand
+
+
+class Message:
+    """Base of everything that travels in an envelope."""
+
+
+ReplyT = TypeVar("ReplyT", bound=Message)
+
+
+class Request(Message, Generic[ReplyT]):
+    """Base of requests whose reply is a `ReplyT` (or an `Error`)."""
+
+    reply: ClassVar[type[Message]]
+
+
+@dataclass(frozen=True)
+class TableDefinition:
+    """What a table is. None in a request: not given, so the default, or whatever exists.
+
+    Attributes
+    ----------
+    name : str
+        1 to 512 bytes of UTF-8.
+    kind : str
+        ``sparse`` or ``dense``.
+    shape : tuple of int, optional
+        Sparse: the row_shape. Dense: the shape.
+    optimizer, initializer, consistency : dict, optional
+        ``{"name": "sgd", "lr": 0.1}`` and the like; their own modules say what is legal.
+    num_shards, replication : int, optional
+        At least 1.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None = None
+    optimizer: JsonDict | None = None
+    initializer: JsonDict | None = None
+    consistency: JsonDict | None = None
+    num_shards: int | None = None
+    replication: int | None = None
+
+
+# Replies.
+
+
+@dataclass(frozen=True)
+class Done(Message):
+    """The request took effect. That of a barrier carries the map."""
+
+
+@dataclass(frozen=True)
+class Joined(Message):
+    """A session begins; carries the map.
+
+    ``clock`` is where the session starts, ``barrier`` how many barriers its group has passed: its
+    next one is number ``barrier + 1``. A session silent for ``lease_ms`` is ended; 0: never.
+    """
+
+    session: int
+    rank: int
+    num_workers: int
+    cluster_id: int
+    epoch: int
+    incarnation: int
+    clock: int
+    barrier: int
+    lease_ms: int
+
+
+@dataclass(frozen=True)
+class TableInfo(Message):
+    """A table, its definition complete; carries the map that has it."""
+
+    table_id: int
+    definition: TableDefinition
+
+
+@dataclass(frozen=True)
+class Chunk(Message):
+    """The item to work on next. None: every item of the pass is done."""
+
+    index: int | None
+
+
+@dataclass(frozen=True)
+class Status(Message):
+    """What the scheduler knows, for people and tools; CONTROL.md lists the names."""
+
+    status: JsonDict
+
+
+@dataclass(frozen=True)
+class Registered(Message):
+    """A server has its number; carries the map."""
+
+    server_id: int
+    cluster_id: int
+    epoch: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Error(Message):
+    """Any request's refusal: an exception's class name, its text, and what ServerLostError has."""
+
+    kind: str
+    message: str
+    servers: tuple[int, ...] = ()
+    table: str = ""
+    shards: tuple[int, ...] = ()
+
+
+# Requests.
+
+
+@dataclass(frozen=True)
+class Join(Request[Joined]):
+    """A worker comes. ``boot_id`` is 32 hex digits drawn for this join: sent again, same session."""
+
+    reply: ClassVar[type[Message]] = Joined
+    group: str
+    rank: int | None
+    pid: int
+    boot_id: str
+
+
+@dataclass(frozen=True)
+class Leave(Request[Done]):
+    """A worker's last word; also right for a session that has ended."""
+
+    reply: ClassVar[type[Message]] = Done
+    session: int
+
+
+@dataclass(frozen=True)
+class CreateTable(Request[TableInfo]):
+    """Get or create. Withheld until every expected server came and every live one knows the table."""
+
+    reply: ClassVar[type[Message]] = TableInfo
+    session: int
+    definition: TableDefinition
+
+
+@dataclass(frozen=True)
+class LookupTable(Request[TableInfo]):
+    """An existing table, by name."""
+
+    reply: ClassVar[type[Message]] = TableInfo
+    session: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Clock(Request[Done]):
+    """The session ended ``clock`` steps: an absolute number, lower ones change nothing."""
+
+    reply: ClassVar[type[Message]] = Done
+    session: int
+    clock: int
+
+
+@dataclass(frozen=True)
+class Barrier(Request[Done]):
+    """Withheld until all live and still expected workers of the group are in barrier ``number``."""
+
+    reply: ClassVar[type[Message]] = Done
+    session: int
+    number: int
+
+
+@dataclass(frozen=True)
+class NextChunk(Request[Chunk]):
+    """Marks ``done`` as done and asks for the next item. Withheld while there is none to give."""
+
+    reply: ClassVar[type[Message]] = Chunk
+    session: int
+    pass_number: int
+    n_items: int
+    deterministic: bool
+    done: int | None
+
+
+@dataclass(frozen=True)
+class ReturnChunk(Request[Done]):
+    """Gives an item back undone. None: whatever the session holds of that pass."""
+
+    reply: ClassVar[type[Message]] = Done
+    session: int
+    pass_number: int
+    index: int | None
+
+
+@dataclass(frozen=True)
+class GetStatus(Request[Status]):
+    """What is the state of the job?"""
+
+    reply: ClassVar[type[Message]] = Status
+
+
+@dataclass(frozen=True)
+class RegisterServer(Request[Registered]):
+    """A server comes. ``boot_id``: 32 hex digits, one life of one process."""
+
+    reply: ClassVar[type[Message]] = Registered
+    boot_id: str
+    endpoints: tuple[str, ...]
+    pid: int
+
+
+@dataclass(frozen=True)
+class ProcessExited(Request[Done]):
+    """The launcher's word that a process ended. ``final``: it will not be started again.
+
+    ``role`` is ``server`` or ``worker``; ``group`` and ``rank`` are empty and None for servers.
+    """
+
+    reply: ClassVar[type[Message]] = Done
+    role: str
+    pid: int
+    group: str
+    rank: int | None
+    final: bool
+
+
+@dataclass(frozen=True)
+class Shutdown(Request[Done]):
+    """The job is over: the scheduler ends."""
+
+    reply: ClassVar[type[Message]] = Done
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What travels: who speaks to which cluster, and one message.
+
+    Attributes
+    ----------
+    request : int
+        The sender's number for the request; a reply repeats it.
+    cluster_id : int
+        The cluster meant; 0 before the sender knows one.
+    message : Message
+        The content.
+    """
+
+    request: int
+    cluster_id: int
+    message: Message
+
+
+_KINDS: dict[str, type[Message]] = {
+    kind.__name__: kind
+    for kind in (
+        *(Barrier, Clock, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
+        *(ProcessExited, RegisterServer, ReturnChunk, Shutdown),
+        *(Chunk, Done, Error, Joined, Registered, Status, TableInfo),
+    )
+}
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return the envelope as bytes.
+
+    Raises
+    ------
+    WireError
+        The message holds what JSON cannot, or is too long.
+    """
+    content: dict[str, Any] = {
+        "fastps": PROTOCOL,
+        "cluster_id": envelope.cluster_id,
+        "request": envelope.request,
+        "type": type(envelope.message).__name__,
+        "body": wire.to_json(envelope.message),
+    }
+    return wire.dump(content)
+
+
+def decode(data: bytes) -> Envelope:
+    """Return the envelope in `data`, which may come from anybody.
+
+    Raises
+    ------
+    WireError
+        The bytes are not a message of this protocol.
+    """
+    content = wire.load(data)
+    protocol = content.get("fastps")
+    if type(protocol) is not int or protocol != PROTOCOL:
+        raise WireError(
+            f"a control message is of protocol {protocol!r:.50}, here {PROTOCOL} is spoken: run "
+            "one version of fastps in all processes of a job"
+        )
+    names = {"fastps", "cluster_id", "request", "type", "body"}
+    if content.keys() != names:
+        raise WireError(f"an envelope has the fields {sorted(content)!r:.200}, not {sorted(names)}")
+    kind = content["type"]
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise WireError(f"a control message has the unknown type {kind!r:.50}")
+    return Envelope(
+        request=wire.from_json(int, content["request"], "request"),
+        cluster_id=wire.from_json(int, content["cluster_id"], "cluster_id"),
+        message=wire.from_json(_KINDS[kind], content["body"], kind),
+    )
