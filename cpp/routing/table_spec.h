@@ -44,7 +44,7 @@ struct TableSpec {
   TableId id;
   std::string name;
   TableKind kind = TableKind::kSparse;
-  uint32_t row_width = 1;  // floats of one row: the product of row_shape, or of shape[1:]
+  uint64_t row_width = 1;  // floats of one row: the product of row_shape, or of shape[1:]
   uint64_t n_rows = 0;     // dense: shape[0], 1 for shape (); sparse: 0
   uint32_t num_shards = 1;
   RuleSpec rule;

@@ -1,0 +1,125 @@
+// KeyIndex: the map from key to a 32-bit payload (a row number, or the row itself when it is one
+// float). Open addressing over buckets of one cache line each: a lookup that hits costs one line,
+// prefetched. Every 64-bit key is legal; removal leaves nothing behind that slows later lookups.
+// No locks: one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/hash.h"
+#include "base/types.h"
+#include "store/page_pool.h"
+
+namespace fastps {
+
+class KeyIndex {
+ public:
+  explicit KeyIndex(PagePool* pool) : pool_(pool) {}
+
+  size_t size() const { return size_; }
+  size_t bytes() const { return buckets_.bytes(); }
+
+  // Fetches the cache line that Find(key) will read.
+  void Prefetch(Key key) const {
+    if (n_buckets_ != 0) __builtin_prefetch(&buckets_[HomeOf(key)]);
+  }
+
+  // The payload of `key`, or null. Valid until the next ReserveFor or Erase.
+  uint32_t* Find(Key key) {
+    if (n_buckets_ == 0) return nullptr;
+    size_t b = HomeOf(key);
+    for (;;) {
+      Bucket& bucket = buckets_[b];
+      const uint32_t match = bucket.Match(key);
+      if (match != 0) return &bucket.payloads[__builtin_ctz(match)];
+      if (bucket.overflow == 0) return nullptr;
+      b = b + 1 == n_buckets_ ? 0 : b + 1;
+    }
+  }
+
+  // Makes room for `n` more keys, so that Insert moves nothing. Grows by a factor when it must.
+  void ReserveFor(size_t n) {
+    if (size_ + n > size_max_) Grow(size_ + n);
+  }
+
+  // Adds `key` and returns its payload, 0. Valid as Find's.
+  // Requires: `key` is absent, and ReserveFor left room.
+  uint32_t* Insert(Key key);
+
+  // Removes `key`; false when it is absent. `payload` gets what it had.
+  bool Erase(Key key, uint32_t* payload);
+
+  // Where `key` stands in the order of a scan. A scan that goes on from a position meets each key
+  // that stayed exactly once, whatever was added, removed or grown in between.
+  static uint64_t PositionOf(Key key) { return MixKey(key) * kSpread; }
+
+  // Calls visit(key, payload) for the keys at positions >= `position`, whole home buckets at a time,
+  // until at least `n_goal` were visited or none is left. Returns the position to go on from, or
+  // `kEnd` with *finished set.
+  template <class Visit>
+  uint64_t Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const;
+
+ private:
+  static constexpr uint32_t kBucketSlots = 5;
+  static constexpr double kLoadMax = 0.85;
+  static constexpr double kGrowthFactor = 1.3;
+  // Shards are chosen by the upper bits of MixKey(key); within one shard these are equal, so the
+  // lower ones are spread upward.
+  static constexpr uint64_t kSpread = 0x9e3779b97f4a7c15u;
+
+  struct alignas(64) Bucket {
+    Key keys[kBucketSlots];
+    uint32_t payloads[kBucketSlots];
+    uint16_t overflow;  // keys at home here or before that stand in a later bucket; sticks at max
+    uint8_t used;       // bit i: slot i holds a key
+    uint8_t reserved;
+
+    uint32_t Match(Key key) const {
+      uint32_t match = 0;
+      for (uint32_t i = 0; i < kBucketSlots; ++i) match |= uint32_t{keys[i] == key} << i;
+      return match & used;
+    }
+  };
+  static_assert(sizeof(Bucket) == 64);
+  static constexpr uint16_t kOverflowSticky = 0xffff;
+  static constexpr uint8_t kAllUsed = (1u << kBucketSlots) - 1;
+
+  size_t HomeOf(Key key) const { return ReduceRange(PositionOf(key), n_buckets_); }
+  void Grow(size_t size_wanted);
+
+  PagePool* const pool_;
+  PageArray<Bucket> buckets_;
+  size_t n_buckets_ = 0;
+  size_t size_ = 0;
+  size_t size_max_ = 0;  // size_ <= size_max_ <= kLoadMax * slots
+};
+
+template <class Visit>
+uint64_t KeyIndex::Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const {
+  *finished = true;
+  if (n_buckets_ == 0) return ~uint64_t{0};
+  size_t visited = 0;
+  for (size_t home = ReduceRange(position, n_buckets_); home < n_buckets_; ++home) {
+    if (visited >= n_goal) {
+      *finished = false;
+      // The lowest position whose home this bucket is: ceil(home * 2^64 / n).
+      const Uint128 numerator = (static_cast<Uint128>(home) << 64) + n_buckets_ - 1;
+      return static_cast<uint64_t>(numerator / n_buckets_);
+    }
+    for (size_t b = home, steps = 0; steps < n_buckets_; ++steps) {
+      const Bucket& bucket = buckets_[b];
+      for (uint32_t i = 0; i < kBucketSlots; ++i) {
+        if ((bucket.used >> i & 1) == 0 || HomeOf(bucket.keys[i]) != home) continue;
+        if (PositionOf(bucket.keys[i]) < position) continue;
+        visit(bucket.keys[i], bucket.payloads[i]);
+        ++visited;
+      }
+      if (bucket.overflow == 0) break;
+      b = b + 1 == n_buckets_ ? 0 : b + 1;
+    }
+  }
+  return ~uint64_t{0};
+}
+
+}  // namespace fastps

@@ -1,0 +1,66 @@
+// ShardData: the rows of one shard, sparse or dense, behind one interface. No locks: Shard holds
+// one around every call. Nothing here knows of messages, sessions or threads.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "base/types.h"
+#include "routing/cluster_map.h"
+#include "routing/table_spec.h"
+#include "rules/update_rule.h"
+#include "store/page_pool.h"
+
+namespace fastps {
+
+// Which rows of a shard a call is about.
+struct Selection {
+  std::span<const Key> keys;  // sparse: keys; dense: row numbers of the table
+  bool whole = false;         // dense: every element of the block, in order; keys is empty
+};
+
+struct ScanBatch {
+  std::vector<Key> keys;
+  std::vector<float> values;  // (keys, row_width)
+  uint64_t next_position = 0;
+  bool finished = false;
+};
+
+class ShardData {
+ public:
+  virtual ~ShardData() = default;
+
+  // kOk when the selection fits this shard, else kShapeMismatch or kValueRange.
+  virtual Code Check(const Selection& selection) const = 0;
+  // How many floats the selection spans here. Requires: Check gave kOk.
+  virtual size_t ValueCount(const Selection& selection) const = 0;
+
+  // The rest requires that Check gave kOk and that arrays have ValueCount floats.
+  // Reads values; an absent row gives its initial value and is not created.
+  virtual void Pull(const Selection& selection, float* values) = 0;
+  // Applies the rule once per selected row, in order; absent rows are created first.
+  virtual void Push(const Selection& selection, const float* gradients) = 0;
+  // Sets values and resets the rule's state; of equal keys the last one wins.
+  virtual void Assign(const Selection& selection, const float* values) = 0;
+
+  // Sparse tables only. Requires: is_sparse().
+  virtual bool is_sparse() const { return false; }
+  virtual void Contains(std::span<const Key>, uint8_t*) {}
+  virtual uint64_t Remove(std::span<const Key>) { return 0; }
+  virtual void Scan(uint64_t, size_t, ScanBatch*) {}
+
+  virtual uint64_t n_rows() const = 0;
+  virtual uint64_t bytes() const = 0;
+};
+
+// Any of the pointers must outlive the shard.
+std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec, const UpdateRule* rule,
+                                           PagePool* pool);
+std::unique_ptr<ShardData> MakeDenseShard(const TableSpec* spec, ShardId shard,
+                                          const UpdateRule* rule, PagePool* pool);
+
+}  // namespace fastps

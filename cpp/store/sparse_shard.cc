@@ -1,0 +1,185 @@
+// Sparse shards: an index from key to row, and rows of [value | slots]. A row of one float lives
+// inside the index itself. Batches are worked in blocks: the index lines of the next block are
+// fetched while the rows of this one are computed on.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "rules/initializer.h"
+#include "store/key_index.h"
+#include "store/row_arena.h"
+#include "store/shard_data.h"
+
+namespace fastps {
+namespace {
+
+constexpr size_t kBlockKeys = 32;
+
+class SparseShard final : public ShardData {
+ public:
+  SparseShard(const TableSpec* spec, const UpdateRule* rule, PagePool* pool)
+      : spec_(spec),
+        rule_(rule),
+        width_(spec->row_width),
+        row_floats_(width_ * (1 + rule->n_slots())),
+        inline_rows_(row_floats_ == 1),
+        index_(pool),
+        arena_(pool, row_floats_) {}
+
+  bool is_sparse() const override { return true; }
+  uint64_t n_rows() const override { return index_.size(); }
+  uint64_t bytes() const override { return index_.bytes() + arena_.bytes(); }
+
+  Code Check(const Selection& selection) const override {
+    return selection.whole ? Code::kShapeMismatch : Code::kOk;
+  }
+  size_t ValueCount(const Selection& selection) const override {
+    return selection.keys.size() * width_;
+  }
+
+  void Pull(const Selection& selection, float* values) override {
+    const auto keys = selection.keys;
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      std::array<float*, kBlockKeys> rows;
+      FindRows(keys.subspan(begin, n), rows.data());
+      for (size_t i = 0; i < n; ++i) {
+        float* const value = values + (begin + i) * width_;
+        if (rows[i] == nullptr) {
+          FillInitial(spec_->initializer, keys[begin + i], 0, value, width_);
+        } else {
+          CopyValue(rows[i], value);
+        }
+      }
+    });
+  }
+
+  void Push(const Selection& selection, const float* gradients) override {
+    const auto keys = selection.keys;
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      std::array<float*, kBlockKeys> rows;
+      FindOrCreateRows(keys.subspan(begin, n), rows.data());
+      rule_->ApplyRows(rows.data(), gradients + begin * width_, n, width_);
+    });
+  }
+
+  void Assign(const Selection& selection, const float* values) override {
+    const auto keys = selection.keys;
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      std::array<float*, kBlockKeys> rows;
+      FindOrCreateRows(keys.subspan(begin, n), rows.data());
+      for (size_t i = 0; i < n; ++i) {
+        std::memcpy(rows[i], values + (begin + i) * width_, width_ * sizeof(float));
+        ResetState(rows[i]);
+      }
+    });
+  }
+
+  void Contains(std::span<const Key> keys, uint8_t* flags) override {
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      for (size_t i = begin; i < begin + n; ++i) flags[i] = index_.Find(keys[i]) != nullptr;
+    });
+  }
+
+  uint64_t Remove(std::span<const Key> keys) override {
+    uint64_t removed = 0;
+    for (const Key key : keys) {
+      uint32_t payload = 0;
+      if (!index_.Erase(key, &payload)) continue;
+      if (!inline_rows_) arena_.Free(payload);
+      ++removed;
+    }
+    return removed;
+  }
+
+  void Scan(uint64_t position, size_t n_goal, ScanBatch* batch) override {
+    batch->next_position =
+        index_.Scan(position, n_goal, &batch->finished, [&](Key key, const uint32_t& payload) {
+          const float* const value = RowOf(const_cast<uint32_t*>(&payload));
+          batch->keys.push_back(key);
+          batch->values.insert(batch->values.end(), value, value + width_);
+        });
+  }
+
+ private:
+  // Calls work(begin, n) for blocks of the keys, having fetched the block's index lines before.
+  template <class Work>
+  void ForEachBlock(std::span<const Key> keys, Work work) {
+    for (size_t i = 0; i < std::min(kBlockKeys, keys.size()); ++i) index_.Prefetch(keys[i]);
+    for (size_t begin = 0; begin < keys.size(); begin += kBlockKeys) {
+      const size_t end = std::min(begin + kBlockKeys, keys.size());
+      const size_t next_end = std::min(end + kBlockKeys, keys.size());
+      for (size_t i = end; i < next_end; ++i) index_.Prefetch(keys[i]);
+      work(begin, end - begin);
+    }
+  }
+
+  float* RowOf(uint32_t* payload) const {
+    return inline_rows_ ? reinterpret_cast<float*>(payload) : arena_.Row(*payload);
+  }
+
+  void PrefetchRow(const float* row) const {
+    const char* const begin = reinterpret_cast<const char*>(row);
+    const size_t bytes = std::min<size_t>(row_floats_ * sizeof(float), 512);
+    for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(begin + offset);
+  }
+
+  void CopyValue(const float* row, float* value) const {
+    if (width_ == 1) {
+      *value = *row;
+    } else {
+      std::memcpy(value, row, width_ * sizeof(float));
+    }
+  }
+
+  void FindRows(std::span<const Key> keys, float** rows) {
+    for (size_t i = 0; i < keys.size(); ++i) {
+      uint32_t* const payload = index_.Find(keys[i]);
+      rows[i] = payload == nullptr ? nullptr : RowOf(payload);
+      if (!inline_rows_ && rows[i] != nullptr) PrefetchRow(rows[i]);
+    }
+  }
+
+  // Rows of a small arena move when it grows, so they are numbered first and pointed at after.
+  void FindOrCreateRows(std::span<const Key> keys, float** rows) {
+    index_.ReserveFor(keys.size());
+    std::array<uint32_t*, kBlockKeys> payloads;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      payloads[i] = index_.Find(keys[i]);
+      if (payloads[i] == nullptr) payloads[i] = CreateRow(keys[i]);
+    }
+    for (size_t i = 0; i < keys.size(); ++i) {
+      rows[i] = RowOf(payloads[i]);
+      if (!inline_rows_) PrefetchRow(rows[i]);
+    }
+  }
+
+  uint32_t* CreateRow(Key key) {
+    uint32_t* const payload = index_.Insert(key);
+    if (!inline_rows_) *payload = arena_.Allocate();
+    float* const row = RowOf(payload);
+    FillInitial(spec_->initializer, key, 0, row, width_);
+    ResetState(row);
+    return payload;
+  }
+
+  void ResetState(float* row) const {
+    rule_->ResetState(row, row + width_, row + 2 * width_, width_);
+  }
+
+  const TableSpec* const spec_;
+  const UpdateRule* const rule_;
+  const size_t width_;
+  const size_t row_floats_;
+  const bool inline_rows_;
+  KeyIndex index_;
+  RowArena arena_;
+};
+
+}  // namespace
+
+std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec, const UpdateRule* rule,
+                                           PagePool* pool) {
+  return std::make_unique<SparseShard>(spec, rule, pool);
+}
+
+}  // namespace fastps

@@ -1,0 +1,217 @@
+#include "wire/codec.h"
+
+#include <cstring>
+
+#include "base/limits.h"
+
+namespace fastps {
+namespace {
+
+constexpr uint32_t kMagic = 0x31535046;  // "FPS1" in memory
+constexpr uint16_t kFormatVersion = 1;
+
+// The layouts of FORMAT.md: little-endian, no padding.
+struct RequestHeader {
+  uint32_t magic;
+  uint16_t format_version;
+  uint8_t op;
+  uint8_t reserved;
+  uint64_t cluster_id;
+  uint32_t epoch;
+  uint32_t incarnation;
+  uint64_t boot_id[2];
+  uint64_t map_version;
+  uint64_t session;
+  uint64_t request_id;
+  uint64_t argument;
+  uint32_t table;
+  uint32_t n_parts;
+  uint32_t n_keys;
+  uint32_t n_values;
+};
+static_assert(sizeof(RequestHeader) == 88);
+
+struct ReplyHeader {
+  uint32_t magic;
+  uint16_t format_version;
+  uint8_t code;
+  uint8_t reserved;
+  uint64_t cluster_id;
+  uint64_t boot_id[2];
+  uint64_t map_version;
+  uint64_t request_id;
+  uint32_t n_parts;
+  uint32_t n_keys;
+  uint32_t n_values;
+  uint32_t n_flags;
+};
+static_assert(sizeof(ReplyHeader) == 64);
+
+template <class Header, class Part>
+void EncodeHead(const Header& header, std::span<const Part> parts, std::vector<std::byte>* head) {
+  head->resize(sizeof(Header) + parts.size_bytes());
+  std::memcpy(head->data(), &header, sizeof(Header));
+  if (!parts.empty()) {
+    std::memcpy(head->data() + sizeof(Header), parts.data(), parts.size_bytes());
+  }
+}
+
+Status Malformed(const char* what) { return Status(Code::kMalformed, what); }
+
+// Reads the header and checks the part list's length, the same way for both directions.
+template <class Header, class Part>
+Status DecodeHead(std::span<const Bytes> frames, Header* header, std::vector<Part>* parts) {
+  if (frames.empty() || frames.size() > kFramesMax) return Malformed("wrong number of frames");
+  const Bytes head = frames[0];
+  if (head.size() < sizeof(Header)) return Malformed("header too short");
+  std::memcpy(header, head.data(), sizeof(Header));
+  if (header->magic != kMagic) return Malformed("not a fastps message");
+  if (header->format_version != kFormatVersion) return Malformed("another format version");
+  if (header->n_parts > limits::kShardsPerTableMax) return Malformed("too many parts");
+  const Bytes part_bytes = head.subspan(sizeof(Header));
+  if (part_bytes.size() != size_t{header->n_parts} * sizeof(Part)) {
+    return Malformed("part list and its count differ");
+  }
+  parts->resize(header->n_parts);
+  if (!part_bytes.empty()) std::memcpy(parts->data(), part_bytes.data(), part_bytes.size());
+  return {};
+}
+
+// The sums of the parts' counts must equal the header's counts.
+template <class Part>
+bool CountsAgree(std::span<const Part> parts, uint64_t n_keys, uint64_t n_values) {
+  uint64_t keys = 0, values = 0;
+  for (const Part& part : parts) {
+    keys += part.n_keys;
+    values += part.n_values;
+  }
+  return keys == n_keys && values == n_values;
+}
+
+// Takes the next frame if `count` says there is one; it must have exactly that many elements.
+bool TakeSection(std::span<const Bytes> frames, size_t* next, size_t count, size_t element_bytes,
+                 Bytes* section) {
+  if (count == 0) return true;
+  if (*next >= frames.size() || frames[*next].size() != count * element_bytes) return false;
+  *section = frames[(*next)++];
+  return true;
+}
+
+}  // namespace
+
+void EncodeRequestHead(const Request& request, std::vector<std::byte>* head) {
+  const RequestHeader header{
+      .magic = kMagic,
+      .format_version = kFormatVersion,
+      .op = static_cast<uint8_t>(request.op),
+      .reserved = 0,
+      .cluster_id = request.stamp.cluster_id.value,
+      .epoch = request.stamp.epoch.value,
+      .incarnation = request.stamp.incarnation.value,
+      .boot_id = {request.stamp.boot_id.bits[0], request.stamp.boot_id.bits[1]},
+      .map_version = request.stamp.map_version.value,
+      .session = request.session.value,
+      .request_id = request.request_id.value,
+      .argument = request.argument,
+      .table = request.table.value,
+      .n_parts = static_cast<uint32_t>(request.parts.size()),
+      .n_keys = static_cast<uint32_t>(request.keys.size()),
+      .n_values = static_cast<uint32_t>(request.values.size()),
+  };
+  EncodeHead(header, request.parts, head);
+}
+
+void EncodeReplyHead(const OwnedReply& reply, std::vector<std::byte>* head) {
+  const Reply view = ViewOf(reply);
+  const ReplyHeader header{
+      .magic = kMagic,
+      .format_version = kFormatVersion,
+      .code = static_cast<uint8_t>(view.code),
+      .reserved = 0,
+      .cluster_id = view.cluster_id.value,
+      .boot_id = {view.boot_id.bits[0], view.boot_id.bits[1]},
+      .map_version = view.map_version.value,
+      .request_id = view.request_id.value,
+      .n_parts = static_cast<uint32_t>(view.parts.size()),
+      .n_keys = static_cast<uint32_t>(view.keys.size()),
+      .n_values = static_cast<uint32_t>(view.values.size()),
+      .n_flags = static_cast<uint32_t>(view.flags.size()),
+  };
+  EncodeHead(header, view.parts, head);
+}
+
+template <class T>
+std::span<const T> Decoder::Aligned(Bytes bytes, std::vector<T>* copy) {
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(T) == 0) {
+    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
+  copy->resize(bytes.size() / sizeof(T));
+  std::memcpy(copy->data(), bytes.data(), bytes.size());
+  return *copy;
+}
+
+Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
+  RequestHeader header;
+  if (Status status = DecodeHead(frames, &header, &part_headers_); !status.ok()) return status;
+  if (header.op < static_cast<uint8_t>(Op::kPull) || header.op > static_cast<uint8_t>(Op::kStats)) {
+    return Malformed("unknown operation");
+  }
+  const Op op = static_cast<Op>(header.op);
+  const std::span<const PartHeader> parts = part_headers_;
+  // A pull's parts name no values: how many it gets is the server's to say.
+  if (!CountsAgree(parts, header.n_keys, header.n_values)) {
+    return Malformed("counts of the parts and of the header differ");
+  }
+  if (!CarriesValues(op) && header.n_values != 0) return Malformed("values where none belong");
+  for (const PartHeader& part : parts) {
+    if (IsWrite(op) && part.sequence.value == 0) return Malformed("a write without a sequence");
+  }
+  size_t next = 1;
+  Bytes keys, values;
+  if (!TakeSection(frames, &next, header.n_keys, sizeof(Key), &keys) ||
+      !TakeSection(frames, &next, header.n_values, sizeof(float), &values) ||
+      next != frames.size()) {
+    return Malformed("frames and their counts differ");
+  }
+  request->stamp = {ClusterId(header.cluster_id), Epoch(header.epoch),
+                    Incarnation(header.incarnation),
+                    BootId{{header.boot_id[0], header.boot_id[1]}}, MapVersion(header.map_version)};
+  request->op = op;
+  request->table = TableId(header.table);
+  request->session = SessionId(header.session);
+  request->request_id = RequestId(header.request_id);
+  request->argument = header.argument;
+  request->parts = parts;
+  request->keys = Aligned(keys, &keys_);
+  request->values = Aligned(values, &values_);
+  return {};
+}
+
+Status Decoder::DecodeReply(std::span<const Bytes> frames, Reply* reply) {
+  ReplyHeader header;
+  if (Status status = DecodeHead(frames, &header, &part_results_); !status.ok()) return status;
+  const std::span<const PartResult> parts = part_results_;
+  if (!CountsAgree(parts, header.n_keys, header.n_values)) {
+    return Malformed("counts of the parts and of the header differ");
+  }
+  size_t next = 1;
+  Bytes keys, values, flags;
+  if (!TakeSection(frames, &next, header.n_keys, sizeof(uint64_t), &keys) ||
+      !TakeSection(frames, &next, header.n_values, sizeof(float), &values) ||
+      !TakeSection(frames, &next, header.n_flags, sizeof(uint8_t), &flags) ||
+      next != frames.size()) {
+    return Malformed("frames and their counts differ");
+  }
+  reply->request_id = RequestId(header.request_id);
+  reply->cluster_id = ClusterId(header.cluster_id);
+  reply->boot_id = BootId{{header.boot_id[0], header.boot_id[1]}};
+  reply->map_version = MapVersion(header.map_version);
+  reply->code = static_cast<Code>(header.code);
+  reply->parts = parts;
+  reply->keys = Aligned(keys, &keys_);
+  reply->values = Aligned(values, &values_);
+  reply->flags = {reinterpret_cast<const uint8_t*>(flags.data()), flags.size()};
+  return {};
+}
+
+}  // namespace fastps

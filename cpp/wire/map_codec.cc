@@ -1,0 +1,244 @@
+#include "wire/map_codec.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/limits.h"
+
+namespace fastps {
+namespace {
+
+constexpr uint16_t kMapFormatVersion = 1;
+// What one entry takes at least, so that a count can be checked before anything is reserved.
+constexpr size_t kSessionBytes = 8;
+constexpr size_t kShardBytes = 8;
+constexpr size_t kEndpointBytesMin = 2;
+
+Status Malformed(const char* what) { return Status(Code::kMalformed, what); }
+
+template <class Number>
+bool GetNumber(ByteReader* reader, Number* number) {
+  return reader->Get(&number->value);
+}
+
+bool GetBootId(ByteReader* reader, BootId* boot_id) {
+  return reader->Get(&boot_id->bits[0]) && reader->Get(&boot_id->bits[1]);
+}
+
+Status DecodeServer(ByteReader* reader, ServerInfo* server) {
+  uint8_t lost = 0;
+  uint16_t n_endpoints = 0;
+  if (!GetNumber(reader, &server->id) || !GetBootId(reader, &server->boot_id) ||
+      !reader->Get(&lost) || !reader->Get(&n_endpoints)) {
+    return Malformed("map: server cut short");
+  }
+  if (n_endpoints > limits::kDataThreadsMax ||
+      n_endpoints * kEndpointBytesMin > reader->remaining()) {
+    return Malformed("map: too many endpoints");
+  }
+  server->lost = lost != 0;
+  server->endpoints.resize(n_endpoints);
+  for (std::string& endpoint : server->endpoints) {
+    if (!reader->GetString(&endpoint, limits::kNameBytesMax)) {
+      return Malformed("map: endpoint cut short");
+    }
+  }
+  return {};
+}
+
+Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
+  uint8_t kind = 0, rule_kind = 0, initializer_kind = 0;
+  if (!GetNumber(reader, &spec->id) || !reader->GetString(&spec->name, limits::kNameBytesMax) ||
+      !reader->Get(&kind) || !reader->Get(&spec->row_width) || !reader->Get(&spec->n_rows) ||
+      !reader->Get(&rule_kind)) {
+    return Malformed("map: table cut short");
+  }
+  for (float& constant : spec->rule.constants) {
+    if (!reader->Get(&constant)) return Malformed("map: rule cut short");
+  }
+  if (!reader->Get(&initializer_kind) || !reader->Get(&spec->initializer.seed) ||
+      !reader->Get(&spec->initializer.a) || !reader->Get(&spec->initializer.b) ||
+      !reader->Get(&spec->num_shards)) {
+    return Malformed("map: initializer cut short");
+  }
+  if (kind != static_cast<uint8_t>(TableKind::kSparse) &&
+      kind != static_cast<uint8_t>(TableKind::kDense)) {
+    return Malformed("map: unknown kind of table");
+  }
+  if (spec->row_width > limits::kRowWidthMax &&
+      kind == static_cast<uint8_t>(TableKind::kSparse)) {
+    return Malformed("map: row too wide");
+  }
+  if (spec->num_shards == 0 || spec->num_shards > limits::kShardsPerTableMax) {
+    return Malformed("map: number of shards");
+  }
+  spec->kind = static_cast<TableKind>(kind);
+  spec->rule.kind = static_cast<RuleKind>(rule_kind);
+  spec->initializer.kind = static_cast<InitializerKind>(initializer_kind);
+  return {};
+}
+
+Status DecodeTable(ByteReader* reader, TableRoute* table) {
+  if (Status status = DecodeSpec(reader, &table->spec); !status.ok()) return status;
+  const uint32_t num_shards = table->spec.num_shards;
+  if (size_t{num_shards} * kShardBytes > reader->remaining()) {
+    return Malformed("map: placement cut short");
+  }
+  table->servers.resize(num_shards);
+  table->views.resize(num_shards);
+  for (uint32_t shard = 0; shard < num_shards; ++shard) {
+    if (!GetNumber(reader, &table->servers[shard]) || !GetNumber(reader, &table->views[shard])) {
+      return Malformed("map: placement cut short");
+    }
+  }
+  return {};
+}
+
+Status CheckReferences(const ClusterMap& map) {
+  const auto strictly_rising = [](const auto& entries, auto id_of) {
+    return std::ranges::adjacent_find(entries, [&](const auto& a, const auto& b) {
+             return !(id_of(a) < id_of(b));
+           }) == entries.end();
+  };
+  if (!strictly_rising(map.sessions, [](SessionId session) { return session; }) ||
+      !strictly_rising(map.servers, [](const ServerInfo& server) { return server.id; }) ||
+      !strictly_rising(map.tables, [](const TableRoute& table) { return table.spec.id; })) {
+    return Malformed("map: entries out of order");
+  }
+  for (const TableRoute& table : map.tables) {
+    for (const ServerId server : table.servers) {
+      if (map.FindServer(server) == nullptr) return Malformed("map: shard on an unknown server");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string EncodeClusterMap(const ClusterMap& map) {
+  ByteWriter writer;
+  writer.Put(kMapFormatVersion);
+  writer.Put(map.cluster_id.value);
+  writer.Put(map.epoch.value);
+  writer.Put(map.incarnation.value);
+  writer.Put(map.version.value);
+  writer.Put(map.highest_session.value);
+  writer.Put(static_cast<uint32_t>(map.sessions.size()));
+  for (const SessionId session : map.sessions) writer.Put(session.value);
+  writer.Put(static_cast<uint32_t>(map.servers.size()));
+  for (const ServerInfo& server : map.servers) {
+    writer.Put(server.id.value);
+    writer.Put(server.boot_id.bits[0]);
+    writer.Put(server.boot_id.bits[1]);
+    writer.Put(static_cast<uint8_t>(server.lost));
+    writer.Put(static_cast<uint16_t>(server.endpoints.size()));
+    for (const std::string& endpoint : server.endpoints) writer.PutString(endpoint);
+  }
+  writer.Put(static_cast<uint32_t>(map.tables.size()));
+  for (const TableRoute& table : map.tables) {
+    const TableSpec& spec = table.spec;
+    writer.Put(spec.id.value);
+    writer.PutString(spec.name);
+    writer.Put(static_cast<uint8_t>(spec.kind));
+    writer.Put(spec.row_width);
+    writer.Put(spec.n_rows);
+    writer.Put(static_cast<uint8_t>(spec.rule.kind));
+    for (const float constant : spec.rule.constants) writer.Put(constant);
+    writer.Put(static_cast<uint8_t>(spec.initializer.kind));
+    writer.Put(spec.initializer.seed);
+    writer.Put(spec.initializer.a);
+    writer.Put(spec.initializer.b);
+    writer.Put(spec.num_shards);
+    for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
+      writer.Put(table.servers[shard].value);
+      writer.Put(table.views[shard].value);
+    }
+  }
+  return writer.Take();
+}
+
+Status DecodeClusterMap(Bytes bytes, ClusterMap* map) {
+  ByteReader reader(bytes);
+  uint16_t format_version = 0;
+  uint32_t n_sessions = 0, n_servers = 0, n_tables = 0;
+  if (!reader.Get(&format_version) || format_version != kMapFormatVersion) {
+    return Malformed("map: another format version");
+  }
+  if (!GetNumber(&reader, &map->cluster_id) || !GetNumber(&reader, &map->epoch) ||
+      !GetNumber(&reader, &map->incarnation) || !GetNumber(&reader, &map->version) ||
+      !GetNumber(&reader, &map->highest_session) || !reader.Get(&n_sessions)) {
+    return Malformed("map: header cut short");
+  }
+  if (size_t{n_sessions} * kSessionBytes > reader.remaining()) {
+    return Malformed("map: sessions cut short");
+  }
+  map->sessions.resize(n_sessions);
+  for (SessionId& session : map->sessions) {
+    if (!GetNumber(&reader, &session)) return Malformed("map: sessions cut short");
+  }
+  if (!reader.Get(&n_servers) || n_servers > limits::kServersMax) {
+    return Malformed("map: number of servers");
+  }
+  map->servers.resize(n_servers);
+  for (ServerInfo& server : map->servers) {
+    if (Status status = DecodeServer(&reader, &server); !status.ok()) return status;
+  }
+  if (!reader.Get(&n_tables) || n_tables > limits::kTablesMax) {
+    return Malformed("map: number of tables");
+  }
+  map->tables.clear();
+  for (uint32_t i = 0; i < n_tables; ++i) {
+    if (Status status = DecodeTable(&reader, &map->tables.emplace_back()); !status.ok()) {
+      return status;
+    }
+  }
+  if (reader.remaining() != 0) return Malformed("map: bytes left over");
+  return CheckReferences(*map);
+}
+
+std::string EncodeHeartbeat(const Heartbeat& heartbeat) {
+  ByteWriter writer;
+  for (size_t i = 0; i < kFrameTagBytes; ++i) writer.Put(kHeartbeatFrameTag[i]);
+  writer.Put(static_cast<uint8_t>(heartbeat.role));
+  writer.Put(heartbeat.id);
+  writer.Put(heartbeat.boot_id.bits[0]);
+  writer.Put(heartbeat.boot_id.bits[1]);
+  writer.Put(heartbeat.cluster_id.value);
+  writer.Put(heartbeat.incarnation.value);
+  writer.Put(heartbeat.map_version.value);
+  writer.Put(heartbeat.rows);
+  writer.Put(heartbeat.requests);
+  return writer.Take();
+}
+
+std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
+  if (frame.size() < kFrameTagBytes ||
+      std::memcmp(frame.data(), kHeartbeatFrameTag, kFrameTagBytes) != 0) {
+    return std::nullopt;
+  }
+  ByteReader reader(frame.subspan(kFrameTagBytes));
+  Heartbeat heartbeat;
+  uint8_t role = 0;
+  if (!reader.Get(&role) || !reader.Get(&heartbeat.id) ||
+      !GetBootId(&reader, &heartbeat.boot_id) || !GetNumber(&reader, &heartbeat.cluster_id) ||
+      !GetNumber(&reader, &heartbeat.incarnation) ||
+      !GetNumber(&reader, &heartbeat.map_version) || !reader.Get(&heartbeat.rows) ||
+      !reader.Get(&heartbeat.requests) || reader.remaining() != 0) {
+    return std::nullopt;
+  }
+  if (role != static_cast<uint8_t>(Role::kServer) && role != static_cast<uint8_t>(Role::kWorker)) {
+    return std::nullopt;
+  }
+  heartbeat.role = static_cast<Role>(role);
+  return heartbeat;
+}
+
+std::optional<Bytes> MapOfFrame(Bytes frame) {
+  if (frame.size() < kFrameTagBytes ||
+      std::memcmp(frame.data(), kMapFrameTag, kFrameTagBytes) != 0) {
+    return std::nullopt;
+  }
+  return frame.subspan(kFrameTagBytes);
+}
+
+}  // namespace fastps

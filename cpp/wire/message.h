@@ -1,0 +1,122 @@
+// The data messages as structs: what a client asks of a server and what it is answered. The byte
+// format stands in FORMAT.md, its checks in codec.cc. Embedded clusters pass these structs directly.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "base/types.h"
+
+namespace fastps {
+
+// Wire values: they never change.
+enum class Op : uint8_t {
+  kPull = 1,
+  kPush = 2,
+  kAssign = 3,
+  kRemove = 4,
+  kContains = 5,
+  kScan = 6,   // rows in no order, from a cursor on
+  kStats = 7,
+};
+
+// Writes are numbered, applied once and acknowledged.
+constexpr bool IsWrite(Op op) {
+  return op == Op::kPush || op == Op::kAssign || op == Op::kRemove;
+}
+constexpr bool CarriesValues(Op op) { return op == Op::kPush || op == Op::kAssign; }
+
+// Whom a message is meant for: a server of another cluster, epoch or process life refuses it.
+struct Stamp {
+  ClusterId cluster_id;
+  Epoch epoch;
+  Incarnation incarnation;
+  BootId boot_id;  // of the server
+  MapVersion map_version;  // of the sender
+};
+
+enum PartFlags : uint32_t {
+  kWholeBlock = 1,  // dense: all elements of the shard in order, and no keys
+};
+
+// What a request asks of one shard. Its keys and values follow those of the part before it.
+struct PartHeader {
+  ShardId shard;
+  ViewNumber view;
+  Sequence sequence;       // writes over sockets: from 1; reads and embedded calls: 0
+  uint32_t n_keys = 0;     // sparse: keys; dense: row numbers
+  uint32_t n_values = 0;   // floats
+  uint32_t flags = 0;
+  uint32_t reserved = 0;
+};
+static_assert(sizeof(PartHeader) == 32);
+
+// A view: the spans belong to whoever made it.
+struct Request {
+  Stamp stamp;
+  Op op = Op::kPull;
+  TableId table;
+  SessionId session;
+  RequestId request_id;
+  uint64_t argument = 0;  // scan: rows at most
+  std::span<const PartHeader> parts;
+  std::span<const Key> keys;
+  std::span<const float> values;
+};
+
+struct PartResult {
+  ShardId shard;
+  uint8_t code = 0;  // a Code
+  uint8_t reserved[3] = {};
+  uint32_t n_keys = 0;    // of this part, in the reply's keys
+  uint32_t n_values = 0;  // of this part, in the reply's values
+  uint64_t detail = 0;    // remove: rows removed; scan: the next cursor; gap: the sequence wanted
+};
+static_assert(sizeof(PartResult) == 24);
+
+inline constexpr uint64_t kScanEnd = ~uint64_t{0};  // the cursor after the last row
+
+// What one part of a stats reply says, as `kShardStatsFields` numbers among the reply's keys.
+struct ShardStats {
+  uint64_t rows = 0;
+  uint64_t bytes = 0;  // held by the shard, room for growth included
+  uint64_t apply_index = 0;
+};
+inline constexpr uint32_t kShardStatsFields = 3;
+
+// A reply with its memory, as a server makes it.
+struct OwnedReply {
+  RequestId request_id;
+  ClusterId cluster_id;
+  BootId boot_id;
+  MapVersion map_version;
+  Code code = Code::kOk;  // of the message as a whole; parts are empty unless kOk
+  std::vector<PartResult> parts;
+  Buffer keys;    // uint64
+  Buffer values;  // float32
+  Buffer flags;   // uint8, contains: one per key
+};
+
+// A reply as a client reads it: the spans are valid during the call that hands it over.
+struct Reply {
+  RequestId request_id;
+  ClusterId cluster_id;
+  BootId boot_id;
+  MapVersion map_version;
+  Code code = Code::kOk;
+  std::span<const PartResult> parts;
+  std::span<const uint64_t> keys;
+  std::span<const float> values;
+  std::span<const uint8_t> flags;
+};
+
+inline Reply ViewOf(const OwnedReply& reply) {
+  return {reply.request_id,           reply.cluster_id,          reply.boot_id,
+          reply.map_version,          reply.code,                reply.parts,
+          reply.keys.As<uint64_t>(),  reply.values.As<float>(),  reply.flags.As<uint8_t>()};
+}
+
+}  // namespace fastps
