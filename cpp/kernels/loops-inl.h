@@ -72,19 +72,34 @@ inline void UpdateSpan(float* __restrict values,           // (n,)
   }
 }
 
+// Asks for the memory of a row that comes soon: rows lie anywhere, and the long divisions and roots
+// of one row leave the CPU no room to look ahead to the next by itself. Past the first KiB the
+// hardware has seen the direction.
+inline void PrefetchRow(const float* row, size_t row_floats) {
+  constexpr size_t kLineFloats = 16;
+  constexpr size_t kFloatsMax = 256;
+  const size_t n = row_floats < kFloatsMax ? row_floats : kFloatsMax;
+  for (size_t i = 0; i < n; i += kLineFloats) __builtin_prefetch(row + i, 1);
+}
+
 template <class Rule>
 void Rows(float* const* rows, const float* gradients, size_t n_rows, size_t width,
           const RuleConstants& constants) {
   const RuleConstants c = constants;  // a copy: no store to a row can change it
   if (width == 1) {
+    constexpr size_t kAhead = 16;
     for (size_t i = 0; i < n_rows; ++i) {
+      // A rule without slots is so short that the CPU itself is many rows ahead.
+      if (Rule::kSlots > 0 && i + kAhead < n_rows) __builtin_prefetch(rows[i + kAhead], 1);
       float* row = rows[i];
       Rule::Step(c, gradients[i], row, Rule::kSlots > 0 ? row + 1 : nullptr,
                  Rule::kSlots > 1 ? row + 2 : nullptr);
     }
     return;
   }
+  constexpr size_t kAhead = 4;
   for (size_t i = 0; i < n_rows; ++i) {
+    if (i + kAhead < n_rows) PrefetchRow(rows[i + kAhead], (1 + Rule::kSlots) * width);
     float* row = rows[i];
     UpdateSpan<Rule>(row, Rule::kSlots > 0 ? row + width : nullptr,
                      Rule::kSlots > 1 ? row + 2 * width : nullptr, gradients + i * width, width, c);
