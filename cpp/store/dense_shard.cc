@@ -37,40 +37,42 @@ class DenseShard final : public ShardData {
   }
   uint64_t bytes() const override { return values_.bytes() + slot0_.bytes() + slot1_.bytes(); }
 
-  Code Check(const Selection& selection) const override {
-    if (selection.whole) return selection.keys.empty() ? Code::kOk : Code::kShapeMismatch;
-    for (const Key row : selection.keys) {
-      if (row >= spec_->n_rows) return Code::kValueRange;
+  Code Check(Selection ranges) const override {
+    if (ranges.size() % 2 != 0) return Code::kShapeMismatch;
+    for (size_t i = 0; i < ranges.size(); i += 2) {
+      if (ranges[i] < block_.begin || ranges[i] > ranges[i + 1] || ranges[i + 1] > block_.end) {
+        return Code::kValueRange;
+      }
     }
     return Code::kOk;
   }
 
-  size_t ValueCount(const Selection& selection) const override {
-    if (selection.whole) return block_.size();
+  // Saturates: overlapping ranges may add up to more than any table holds.
+  size_t ValueCount(Selection ranges) const override {
     size_t count = 0;
-    for (const Key row : selection.keys) {
-      count += RowWithinBlock(row, spec_->row_width, block_).size();
+    for (size_t i = 0; i < ranges.size(); i += 2) {
+      if (__builtin_add_overflow(count, ranges[i + 1] - ranges[i], &count)) return ~size_t{0};
     }
     return count;
   }
 
-  void Pull(const Selection& selection, float* values) override {
-    ForEachRange(selection, [&](size_t offset, size_t n) {
+  void Pull(Selection ranges, float* values) override {
+    ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values, values_.data() + offset, n * sizeof(float));
       values += n;
     });
   }
 
-  void Push(const Selection& selection, const float* gradients) override {
-    ForEachRange(selection, [&](size_t offset, size_t n) {
+  void Push(Selection ranges, const float* gradients) override {
+    ForEachRange(ranges, [&](size_t offset, size_t n) {
       rule_->ApplyBlock(values_.data() + offset, At(slot0_, offset), At(slot1_, offset), gradients,
                         n);
       gradients += n;
     });
   }
 
-  void Assign(const Selection& selection, const float* values) override {
-    ForEachRange(selection, [&](size_t offset, size_t n) {
+  void Assign(Selection ranges, const float* values) override {
+    ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));
       rule_->ResetState(values_.data() + offset, At(slot0_, offset), At(slot1_, offset), n);
       values += n;
@@ -78,16 +80,12 @@ class DenseShard final : public ShardData {
   }
 
  private:
-  // Calls work(offset in the block, n) for each stretch of the selection, in order.
+  // Calls work(offset in the block, n) for each range, in order.
   template <class Work>
-  void ForEachRange(const Selection& selection, Work work) {
-    if (selection.whole) {
-      if (block_.size() > 0) work(size_t{0}, size_t{block_.size()});
-      return;
-    }
-    for (const Key row : selection.keys) {
-      const ElementRange part = RowWithinBlock(row, spec_->row_width, block_);
-      if (part.size() > 0) work(size_t{part.begin - block_.begin}, size_t{part.size()});
+  void ForEachRange(Selection ranges, Work work) {
+    for (size_t i = 0; i < ranges.size(); i += 2) {
+      const size_t n = ranges[i + 1] - ranges[i];
+      if (n > 0) work(size_t{ranges[i] - block_.begin}, n);
     }
   }
 

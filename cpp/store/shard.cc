@@ -34,7 +34,7 @@ WriteResult Shard::Execute(const Write& write) {
   if (write.kind == Write::Kind::kRemove) {
     if (!data_->is_sparse()) return {Code::kShapeMismatch, 0};
     ++apply_index_.value;
-    return {Code::kOk, data_->Remove(write.selection.keys)};
+    return {Code::kOk, data_->Remove(write.selection)};
   }
   if (write.values.size() != data_->ValueCount(write.selection)) {
     return {Code::kShapeMismatch, 0};
@@ -51,7 +51,7 @@ WriteResult Shard::Execute(const Write& write) {
   return {};
 }
 
-void Shard::Pull(const Selection& selection, float* values) {
+void Shard::Pull(Selection selection, float* values) {
   MutexLock lock(mutex_);
   data_->Pull(selection, values);
 }

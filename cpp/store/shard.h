@@ -40,11 +40,11 @@ class Shard {
 
   // Reads: Check, then ValueCount floats, then Pull, all about the same selection. A dense block's
   // shape and a sparse row's width never change, so the three need not be one step.
-  Code Check(const Selection& selection) const { return data_->Check(selection); }
-  size_t ValueCount(const Selection& selection) const { return data_->ValueCount(selection); }
+  Code Check(Selection selection) const { return data_->Check(selection); }
+  size_t ValueCount(Selection selection) const { return data_->ValueCount(selection); }
   bool is_sparse() const { return data_->is_sparse(); }
 
-  void Pull(const Selection& selection, float* values);
+  void Pull(Selection selection, float* values);
   void Contains(std::span<const Key> keys, uint8_t* flags);
   void Scan(uint64_t position, size_t n_goal, ScanBatch* batch);
 

@@ -17,11 +17,9 @@
 
 namespace fastps {
 
-// Which rows of a shard a call is about.
-struct Selection {
-  std::span<const Key> keys;  // sparse: keys; dense: row numbers of the table
-  bool whole = false;         // dense: every element of the block, in order; keys is empty
-};
+// Which elements of a shard a call is about. Sparse: keys of rows. Dense: pairs (begin, end) of
+// element numbers of the table in row-major order, end excluded, each range within the block.
+using Selection = std::span<const Key>;
 
 struct ScanBatch {
   std::vector<Key> keys;
@@ -35,17 +33,17 @@ class ShardData {
   virtual ~ShardData() = default;
 
   // kOk when the selection fits this shard, else kShapeMismatch or kValueRange.
-  virtual Code Check(const Selection& selection) const = 0;
+  virtual Code Check(Selection selection) const = 0;
   // How many floats the selection spans here. Requires: Check gave kOk.
-  virtual size_t ValueCount(const Selection& selection) const = 0;
+  virtual size_t ValueCount(Selection selection) const = 0;
 
   // The rest requires that Check gave kOk and that arrays have ValueCount floats.
   // Reads values; an absent row gives its initial value and is not created.
-  virtual void Pull(const Selection& selection, float* values) = 0;
+  virtual void Pull(Selection selection, float* values) = 0;
   // Applies the rule once per selected row, in order; absent rows are created first.
-  virtual void Push(const Selection& selection, const float* gradients) = 0;
+  virtual void Push(Selection selection, const float* gradients) = 0;
   // Sets values and resets the rule's state; of equal keys the last one wins.
-  virtual void Assign(const Selection& selection, const float* values) = 0;
+  virtual void Assign(Selection selection, const float* values) = 0;
 
   // Sparse tables only. Requires: is_sparse().
   virtual bool is_sparse() const { return false; }

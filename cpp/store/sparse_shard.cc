@@ -30,15 +30,10 @@ class SparseShard final : public ShardData {
   uint64_t n_rows() const override { return index_.size(); }
   uint64_t bytes() const override { return index_.bytes() + arena_.bytes(); }
 
-  Code Check(const Selection& selection) const override {
-    return selection.whole ? Code::kShapeMismatch : Code::kOk;
-  }
-  size_t ValueCount(const Selection& selection) const override {
-    return selection.keys.size() * width_;
-  }
+  Code Check(Selection) const override { return Code::kOk; }
+  size_t ValueCount(Selection keys) const override { return keys.size() * width_; }
 
-  void Pull(const Selection& selection, float* values) override {
-    const auto keys = selection.keys;
+  void Pull(Selection keys, float* values) override {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       std::array<float*, kBlockKeys> rows;
       FindRows(keys.subspan(begin, n), rows.data());
@@ -53,8 +48,7 @@ class SparseShard final : public ShardData {
     });
   }
 
-  void Push(const Selection& selection, const float* gradients) override {
-    const auto keys = selection.keys;
+  void Push(Selection keys, const float* gradients) override {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       std::array<float*, kBlockKeys> rows;
       FindOrCreateRows(keys.subspan(begin, n), rows.data());
@@ -62,8 +56,7 @@ class SparseShard final : public ShardData {
     });
   }
 
-  void Assign(const Selection& selection, const float* values) override {
-    const auto keys = selection.keys;
+  void Assign(Selection keys, const float* values) override {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       std::array<float*, kBlockKeys> rows;
       FindOrCreateRows(keys.subspan(begin, n), rows.data());

@@ -38,19 +38,14 @@ struct Stamp {
   MapVersion map_version;  // of the sender
 };
 
-enum PartFlags : uint32_t {
-  kWholeBlock = 1,  // dense: all elements of the shard in order, and no keys
-};
-
 // What a request asks of one shard. Its keys and values follow those of the part before it.
 struct PartHeader {
   ShardId shard;
   ViewNumber view;
   Sequence sequence;       // writes over sockets: from 1; reads and embedded calls: 0
-  uint32_t n_keys = 0;     // sparse: keys; dense: row numbers
+  uint32_t n_keys = 0;     // sparse: keys; dense: begin and end of each element range
   uint32_t n_values = 0;   // floats
-  uint32_t flags = 0;
-  uint32_t reserved = 0;
+  uint64_t reserved = 0;
 };
 static_assert(sizeof(PartHeader) == 32);
 

@@ -1,0 +1,276 @@
+#include "server/request_handler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/limits.h"
+#include "kernels/kernels.h"
+#include "rules/initializer.h"
+
+namespace fastps {
+namespace {
+
+constexpr size_t kReplyValuesMax = limits::kFrameBytesMax / sizeof(float);
+constexpr size_t kScanValuesGoal = size_t{4 << 20} / sizeof(float);
+
+void SetCode(PartResult* result, Code code) { result->code = static_cast<uint8_t>(code); }
+bool IsOk(const PartResult& result) { return result.code == static_cast<uint8_t>(Code::kOk); }
+
+// Copies a vector into a pooled buffer, which can leave as a frame.
+template <class T>
+Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
+  Buffer buffer = pool.Allocate(values.size() * sizeof(T));
+  std::ranges::copy(values, buffer.As<T>().begin());
+  return buffer;
+}
+
+}  // namespace
+
+RequestHandler::RequestHandler(BootId boot_id)
+    : boot_id_(boot_id), snapshot_(std::make_shared<const Snapshot>(Snapshot{
+                             std::make_shared<const ClusterMap>(), {}})) {}
+
+std::shared_ptr<const RequestHandler::Snapshot> RequestHandler::snapshot() const {
+  MutexLock lock(mutex_);
+  return snapshot_;
+}
+
+MapVersion RequestHandler::map_version() const { return snapshot()->map->version; }
+
+uint64_t RequestHandler::n_rows() const {
+  uint64_t rows = 0;
+  for (const auto& [id, table] : snapshot()->tables) {
+    for (const auto& shard : table->shards) rows += shard == nullptr ? 0 : shard->figures().rows;
+  }
+  return rows;
+}
+
+Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
+  const std::shared_ptr<const Snapshot> former = snapshot();
+  if (map->version <= former->map->version) return {};
+  const auto self = std::ranges::find(map->servers, boot_id_, &ServerInfo::boot_id);
+  Snapshot next{map, {}};
+  for (const TableRoute& route : map->tables) {
+    const auto known = former->tables.find(route.spec.id);
+    if (known != former->tables.end()) {
+      next.tables.emplace(*known);
+      continue;
+    }
+    if (self == map->servers.end()) continue;
+    Status status;
+    std::shared_ptr<Table> table = MakeTable(route, self->id, &status);
+    if (!status.ok()) return status;
+    next.tables.emplace(route.spec.id, std::move(table));
+  }
+  const auto is_live = [&](SessionId session) {
+    return session > map->highest_session || map->HasSession(session);
+  };
+  if (map->sessions != former->map->sessions) {
+    for (const auto& [id, table] : next.tables) {
+      for (const auto& shard : table->shards) {
+        if (shard != nullptr) shard->ForgetSessions(is_live);
+      }
+    }
+  }
+  MutexLock lock(mutex_);
+  if (map->version > snapshot_->map->version) {
+    snapshot_ = std::make_shared<const Snapshot>(std::move(next));
+  }
+  return {};
+}
+
+std::shared_ptr<RequestHandler::Table> RequestHandler::MakeTable(const TableRoute& route,
+                                                                 ServerId self, Status* status) {
+  auto table = std::make_shared<Table>();
+  table->spec = route.spec;
+  *status = CheckInitializer(route.spec.initializer);
+  if (!status->ok()) return nullptr;
+  table->rule = MakeUpdateRule(route.spec.rule, ActiveKernels(), status);
+  if (table->rule == nullptr) return nullptr;
+  table->shards.resize(route.spec.num_shards);
+  for (uint32_t i = 0; i < route.spec.num_shards; ++i) {
+    if (route.servers[i] != self) continue;
+    table->shards[i] = std::make_unique<Shard>(
+        route.spec.kind == TableKind::kSparse
+            ? MakeSparseShard(&table->spec, table->rule.get(), &pages_)
+            : MakeDenseShard(&table->spec, ShardId(i), table->rule.get(), &pages_));
+  }
+  return table;
+}
+
+Code RequestHandler::CheckMessage(const Request& request, const ClusterMap& map) const {
+  if (request.stamp.cluster_id != map.cluster_id || request.stamp.epoch != map.epoch ||
+      request.stamp.boot_id != boot_id_) {
+    return Code::kWrongCluster;
+  }
+  if (request.session > map.highest_session) return Code::kRetry;
+  if (IsWrite(request.op) && !map.HasSession(request.session)) return Code::kSessionEnded;
+  return Code::kOk;
+}
+
+std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& request,
+                                                            const Snapshot& snapshot,
+                                                            const Table& table,
+                                                            OwnedReply* reply) const {
+  const TableRoute* const route = snapshot.map->FindTable(request.table);
+  std::vector<Part> parts;
+  parts.reserve(request.parts.size());
+  reply->parts.resize(request.parts.size());
+  size_t keys_begin = 0, values_begin = 0;
+  for (size_t i = 0; i < request.parts.size(); ++i) {
+    const PartHeader& header = request.parts[i];
+    Part part{&header, nullptr,
+              request.keys.subspan(keys_begin, header.n_keys),
+              request.values.subspan(values_begin, header.n_values)};
+    keys_begin += header.n_keys;
+    values_begin += header.n_values;
+    reply->parts[i].shard = header.shard;
+    if (header.shard.value >= table.spec.num_shards) {
+      SetCode(&reply->parts[i], Code::kShapeMismatch);
+    } else if (table.shards[header.shard.value] == nullptr ||
+               header.view != route->views[header.shard.value]) {
+      SetCode(&reply->parts[i], Code::kMoved);
+    } else {
+      part.shard = table.shards[header.shard.value].get();
+    }
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+void RequestHandler::Submit(const Request& request, ReplySink& replies) {
+  n_requests_.fetch_add(1, std::memory_order_relaxed);
+  const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
+  OwnedReply reply;
+  reply.request_id = request.request_id;
+  reply.cluster_id = snapshot->map->cluster_id;
+  reply.boot_id = boot_id_;
+  reply.map_version = snapshot->map->version;
+  reply.code = CheckMessage(request, *snapshot->map);
+  const auto found = snapshot->tables.find(request.table);
+  if (reply.code == Code::kOk && found == snapshot->tables.end()) {
+    reply.code = request.stamp.map_version > snapshot->map->version ? Code::kRetry
+                                                                    : Code::kTableNotFound;
+  }
+  if (reply.code == Code::kOk) {
+    const Table& table = *found->second;
+    const std::vector<Part> parts = FindParts(request, *snapshot, table, &reply);
+    switch (request.op) {
+      case Op::kPull:
+        HandlePull(parts, &reply);
+        break;
+      case Op::kPush:
+      case Op::kAssign:
+      case Op::kRemove:
+        HandleWrite(request, parts, &reply);
+        break;
+      case Op::kContains:
+        HandleContains(request, parts, &reply);
+        break;
+      case Op::kScan:
+        HandleScan(request, parts, table, &reply);
+        break;
+      case Op::kStats:
+        HandleStats(parts, &reply);
+        break;
+    }
+  }
+  replies.OnReply(std::move(reply));
+}
+
+void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) {
+  size_t n_values = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].shard == nullptr) continue;
+    // A stranger may ask for many times the bytes it sends. The product cannot overflow: keys are
+    // bounded by a frame's bytes and widths by kRowWidthMax.
+    Code code = parts[i].shard->Check(parts[i].selection);
+    const size_t count =
+        code == Code::kOk ? parts[i].shard->ValueCount(parts[i].selection) : 0;
+    if (count > kReplyValuesMax - n_values) code = Code::kShapeMismatch;
+    SetCode(&reply->parts[i], code);
+    if (code != Code::kOk) continue;
+    reply->parts[i].n_values = static_cast<uint32_t>(count);
+    n_values += count;
+  }
+  reply->values = buffers_->Allocate(n_values * sizeof(float));
+  float* values = reply->values.As<float>().data();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].shard == nullptr || !IsOk(reply->parts[i])) continue;
+    parts[i].shard->Pull(parts[i].selection, values);
+    values += reply->parts[i].n_values;
+  }
+}
+
+void RequestHandler::HandleWrite(const Request& request, std::span<const Part> parts,
+                                 OwnedReply* reply) {
+  const Write::Kind kind = request.op == Op::kPush     ? Write::Kind::kPush
+                           : request.op == Op::kAssign ? Write::Kind::kAssign
+                                                       : Write::Kind::kRemove;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].shard == nullptr) continue;
+    const WriteResult result =
+        parts[i].shard->Apply({kind, request.session, parts[i].header->sequence,
+                               parts[i].selection, parts[i].values});
+    SetCode(&reply->parts[i], result.code);
+    reply->parts[i].detail = result.detail;
+  }
+}
+
+void RequestHandler::HandleContains(const Request& request, std::span<const Part> parts,
+                                    OwnedReply* reply) {
+  // One flag per key of the request, those of refused parts included: they stay 0.
+  reply->flags = buffers_->Allocate(request.keys.size());
+  const std::span<uint8_t> flags = reply->flags.As<uint8_t>();
+  std::ranges::fill(flags, uint8_t{0});
+  size_t begin = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].shard != nullptr) {
+      if (parts[i].shard->is_sparse()) {
+        parts[i].shard->Contains(parts[i].selection, flags.data() + begin);
+      } else {
+        SetCode(&reply->parts[i], Code::kShapeMismatch);
+      }
+    }
+    begin += parts[i].selection.size();
+  }
+}
+
+void RequestHandler::HandleScan(const Request& request, std::span<const Part> parts,
+                                const Table& table, OwnedReply* reply) {
+  if (parts.size() != 1 || parts[0].selection.size() != 1 || request.argument == 0) {
+    reply->parts.clear();
+    reply->code = Code::kMalformed;
+    return;
+  }
+  if (parts[0].shard == nullptr) return;
+  PartResult& result = reply->parts[0];
+  if (!parts[0].shard->is_sparse()) {
+    SetCode(&result, Code::kShapeMismatch);
+    return;
+  }
+  const size_t rows_max =
+      std::min<size_t>(limits::kScanRowsMax,
+                       std::max<size_t>(1, kScanValuesGoal / std::max<size_t>(table.spec.row_width, 1)));
+  ScanBatch batch;
+  parts[0].shard->Scan(parts[0].selection[0], std::min<size_t>(request.argument, rows_max),
+                       &batch);
+  result.n_keys = static_cast<uint32_t>(batch.keys.size());
+  result.n_values = static_cast<uint32_t>(batch.values.size());
+  result.detail = batch.finished ? kScanEnd : batch.next_position;
+  reply->keys = ToBuffer(batch.keys, *buffers_);
+  reply->values = ToBuffer(batch.values, *buffers_);
+}
+
+void RequestHandler::HandleStats(std::span<const Part> parts, OwnedReply* reply) {
+  std::vector<uint64_t> fields;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].shard == nullptr) continue;
+    const Shard::Figures figures = parts[i].shard->figures();
+    fields.insert(fields.end(), {figures.rows, figures.bytes, figures.apply_index.value});
+    reply->parts[i].n_keys = kShardStatsFields;
+  }
+  reply->keys = ToBuffer(fields, *buffers_);
+}
+
+}  // namespace fastps

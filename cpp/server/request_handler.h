@@ -1,0 +1,83 @@
+// RequestHandler: what a server does with one request, struct in, struct out. It owns the tables
+// and shards that the cluster map places on this server. Any thread may call any method; a request
+// takes one shard lock at a time and none while its reply leaves.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "routing/cluster_map.h"
+#include "rules/update_rule.h"
+#include "store/page_pool.h"
+#include "store/shard.h"
+#include "wire/request_sink.h"
+
+namespace fastps {
+
+class RequestHandler final : public RequestSink {
+ public:
+  // `boot_id` is how the handler finds itself among the servers of a map.
+  explicit RequestHandler(BootId boot_id);
+
+  // Makes `map` the one in force: shards placed here are created, those of dropped tables go. A map
+  // that is not newer is ignored. A map that asks for something unknown is refused and changes
+  // nothing.
+  Status InstallMap(std::shared_ptr<const ClusterMap> map);
+
+  void Submit(const Request& request, ReplySink& replies) override;
+
+  MapVersion map_version() const;
+  BootId boot_id() const { return boot_id_; }
+  uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
+  uint64_t n_rows() const;
+
+ private:
+  struct Table {
+    TableSpec spec;
+    std::unique_ptr<const UpdateRule> rule;
+    std::vector<std::unique_ptr<Shard>> shards;  // by ShardId; null where another server has it
+  };
+  // What one request sees: a map and the tables of that map.
+  struct Snapshot {
+    std::shared_ptr<const ClusterMap> map;
+    std::unordered_map<TableId, std::shared_ptr<Table>> tables;
+  };
+  // The parts of a request with their shards found and their keys and values cut out.
+  struct Part {
+    const PartHeader* header;
+    Shard* shard;
+    Selection selection;
+    std::span<const float> values;
+  };
+
+  std::shared_ptr<const Snapshot> snapshot() const;
+  std::shared_ptr<Table> MakeTable(const TableRoute& route, ServerId self, Status* status);
+
+  // kOk when the message is meant for this server and its session may write.
+  Code CheckMessage(const Request& request, const ClusterMap& map) const;
+  // Finds the shard of each part; a part that cannot go on gets its code and a null shard.
+  std::vector<Part> FindParts(const Request& request, const Snapshot& snapshot, const Table& table,
+                              OwnedReply* reply) const;
+
+  void HandlePull(std::span<const Part> parts, OwnedReply* reply);
+  void HandleWrite(const Request& request, std::span<const Part> parts, OwnedReply* reply);
+  void HandleContains(const Request& request, std::span<const Part> parts, OwnedReply* reply);
+  void HandleScan(const Request& request, std::span<const Part> parts, const Table& table,
+                  OwnedReply* reply);
+  void HandleStats(std::span<const Part> parts, OwnedReply* reply);
+
+  const BootId boot_id_;
+  const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
+  PagePool pages_;  // outlives the shards of every snapshot: requests end before the handler does
+  std::atomic<uint64_t> n_requests_{0};
+
+  mutable Mutex mutex_;
+  std::shared_ptr<const Snapshot> snapshot_ FASTPS_GUARDED_BY(mutex_);
+};
+
+}  // namespace fastps

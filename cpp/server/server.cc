@@ -1,0 +1,116 @@
+#include "server/server.h"
+
+#include <span>
+#include <utility>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "wire/codec.h"
+
+namespace fastps {
+namespace {
+
+// Sends replies back to the peer whose request is being handled.
+class SocketReplySink final : public ReplySink {
+ public:
+  SocketReplySink(ZmqSocket* socket, Bytes peer, std::vector<std::byte>* head)
+      : socket_(socket), peer_(peer), head_(head) {}
+
+  void OnReply(OwnedReply reply) override {
+    EncodeReplyHead(reply, head_);
+    OutFrame frames[2 + 3] = {{peer_, {}}, {*head_, {}}};
+    size_t n_frames = 2;
+    for (const Buffer* section : {&reply.keys, &reply.values, &reply.flags}) {
+      if (section->size() != 0) frames[n_frames++] = {section->As<std::byte>(), *section};
+    }
+    // A peer that is gone or does not read asks again if it still wants to know.
+    (void)socket_->Send({frames, n_frames});
+  }
+
+ private:
+  ZmqSocket* const socket_;
+  const Bytes peer_;
+  std::vector<std::byte>* const head_;
+};
+
+}  // namespace
+
+std::unique_ptr<Server> Server::Create(const ZmqRuntime& runtime, BootId boot_id,
+                                       const std::string& bind, uint32_t data_threads,
+                                       Status* status) {
+  if (data_threads == 0 || data_threads > limits::kDataThreadsMax) {
+    *status = Status(Code::kConfig, "data_threads is " + std::to_string(data_threads) +
+                                        ", needed is 1 to " +
+                                        std::to_string(limits::kDataThreadsMax));
+    return nullptr;
+  }
+  std::unique_ptr<Server> server(new Server(runtime, boot_id));
+  const bool is_ipc = bind.starts_with("ipc:");
+  for (uint32_t i = 0; i < data_threads; ++i) {
+    ZmqSocket& socket = server->sockets_.emplace_back(runtime, kZmqRouter);
+    const std::string suffix = is_ipc && data_threads > 1 ? "." + std::to_string(i) : "";
+    *status = socket.Bind(bind + suffix);
+    if (!status->ok()) return nullptr;
+  }
+  return server;
+}
+
+Server::~Server() {
+  control_link_.reset();
+  stopping_ = true;
+  waker_.Wake();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+std::vector<std::string> Server::endpoints() const {
+  std::vector<std::string> endpoints;
+  for (const ZmqSocket& socket : sockets_) endpoints.push_back(socket.LastEndpoint());
+  return endpoints;
+}
+
+Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
+                     const std::string& scheduler) {
+  if (!threads_.empty()) return Status(Code::kConfig, "the server was started before");
+  const ClusterId cluster_id = map->cluster_id;
+  const Incarnation incarnation = map->incarnation;
+  if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) return status;
+  for (ZmqSocket& socket : sockets_) {
+    threads_.emplace_back([this, &socket] { RunDataThread(&socket); });
+  }
+  const auto heartbeat = [this, id, cluster_id, incarnation] {
+    return Heartbeat{Role::kServer,          id.value,
+                     handler_.boot_id(),     cluster_id,
+                     incarnation,            handler_.map_version(),
+                     handler_.n_rows(),      handler_.n_requests()};
+  };
+  const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
+    if (newer->cluster_id != cluster_id) return;
+    if (Status status = handler_.InstallMap(std::move(newer)); !status.ok()) {
+      LogWarning("a cluster map was refused: " + status.message());
+    }
+  };
+  control_link_ = std::make_unique<ControlLink>(runtime_, scheduler, heartbeat, on_map);
+  return {};
+}
+
+void Server::RunDataThread(ZmqSocket* socket) {
+  InMessage message(runtime_);
+  Decoder decoder;
+  std::vector<std::byte> head;
+  while (!stopping_) {
+    ZmqPollItem items[] = {{socket->raw(), 0, kZmqPollIn, 0}, {nullptr, waker_.fd(), kZmqPollIn, 0}};
+    runtime_.api().poll(items, 2, -1);
+    while (!stopping_ && socket->Receive(&message)) {
+      const auto frames = message.frames();
+      Request request;
+      if (frames.size() < 2 || !decoder.DecodeRequest(frames.subspan(1), &request).ok()) {
+        n_refused_.fetch_add(1, std::memory_order_relaxed);
+        continue;
+      }
+      SocketReplySink replies(socket, frames[0], &head);
+      handler_.Submit(request, replies);
+    }
+  }
+}
+
+}  // namespace fastps

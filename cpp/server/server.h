@@ -1,0 +1,54 @@
+// Server: the data threads of one server process. Each thread owns one ROUTER socket and serves the
+// shards whose number it has modulo the number of threads; a request is handled on the thread that
+// received it. Start and the destructor are called by one thread.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/status.h"
+#include "server/request_handler.h"
+#include "transport/control_link.h"
+#include "transport/waker.h"
+#include "transport/zmq_socket.h"
+
+namespace fastps {
+
+class Server {
+ public:
+  // Listens on `bind` ("tcp://127.0.0.1:*", "ipc:///path"; with several threads over ipc the path
+  // gets the thread's number appended). Null, with `status` saying why, when it cannot.
+  static std::unique_ptr<Server> Create(const ZmqRuntime& runtime, BootId boot_id,
+                                        const std::string& bind, uint32_t data_threads,
+                                        Status* status);
+  ~Server();  // stops the threads
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Where each data thread listens.
+  std::vector<std::string> endpoints() const;
+
+  // Installs the first map, then starts the data threads and the heartbeats to `scheduler`.
+  Status Start(ServerId id, std::shared_ptr<const ClusterMap> map, const std::string& scheduler);
+
+  RequestHandler& handler() { return handler_; }
+  uint64_t n_refused() const { return n_refused_.load(std::memory_order_relaxed); }
+
+ private:
+  Server(const ZmqRuntime& runtime, BootId boot_id) : runtime_(runtime), handler_(boot_id) {}
+  void RunDataThread(ZmqSocket* socket);
+
+  const ZmqRuntime& runtime_;
+  RequestHandler handler_;
+  std::vector<ZmqSocket> sockets_;  // each used by its thread alone once started
+  std::atomic<bool> stopping_{false};
+  std::atomic<uint64_t> n_refused_{0};  // messages that could not be decoded
+  Waker waker_;  // never cleared: once awake, every thread stays awake until it stops
+  std::vector<std::thread> threads_;
+  std::unique_ptr<ControlLink> control_link_;
+};
+
+}  // namespace fastps

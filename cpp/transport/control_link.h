@@ -1,0 +1,39 @@
+// ControlLink: a thread that tells the scheduler "I am alive" and takes the cluster maps it sends.
+// A thread of C++ with a socket of its own, because Python code may hold the GIL for seconds.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "routing/cluster_map.h"
+#include "transport/waker.h"
+#include "transport/zmq_socket.h"
+#include "wire/map_codec.h"
+
+namespace fastps {
+
+class ControlLink {
+ public:
+  // Both callbacks run on the link's thread. `on_map` gets decoded maps, older ones too.
+  ControlLink(const ZmqRuntime& runtime, std::string scheduler, std::function<Heartbeat()> heartbeat,
+              std::function<void(std::shared_ptr<const ClusterMap>)> on_map);
+  ~ControlLink();  // stops the thread
+  ControlLink(const ControlLink&) = delete;
+  ControlLink& operator=(const ControlLink&) = delete;
+
+ private:
+  void Run();
+  void TakeMaps(ZmqSocket* socket);
+
+  const ZmqRuntime& runtime_;
+  const std::string scheduler_;
+  const std::function<Heartbeat()> heartbeat_;
+  const std::function<void(std::shared_ptr<const ClusterMap>)> on_map_;
+  Waker waker_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace fastps
