@@ -1,4 +1,4 @@
-"""The control messages, as frozen dataclasses. CONTROL.md, beside this file, describes the protocol.
+"""The control messages, as frozen dataclasses. CONTROL.md, beside this file, tells the protocol.
 
 Each request names its reply's class, so that ``Control.call(Join(...))`` is known to return a
 `Joined`. Every request may be sent again: the scheduler answers a repeated one as it did the first.
@@ -72,7 +72,7 @@ class TableDefinition:
     shape : tuple of int, optional
         Sparse: the row_shape. Dense: the shape.
     optimizer, initializer, consistency : dict, optional
-        ``{"name": "sgd", "lr": 0.1}`` and the like; their own modules say what is legal.
+        ``{"name": "SGD", "lr": 0.1}`` and the like, as the to_json() of the values makes them.
     num_shards, replication : int, optional
         At least 1.
     """
@@ -162,7 +162,7 @@ class Error(Message):
 
 @dataclass(frozen=True)
 class Join(Request[Joined]):
-    """A worker comes. ``boot_id`` is 32 hex digits drawn for this join: sent again, same session."""
+    """A worker comes. ``boot_id``: 32 hex digits drawn for this join; again: the same session."""
 
     reply: ClassVar[type[Message]] = Joined
     group: str
@@ -181,7 +181,7 @@ class Leave(Request[Done]):
 
 @dataclass(frozen=True)
 class CreateTable(Request[TableInfo]):
-    """Get or create. Withheld until every expected server came and every live one knows the table."""
+    """Get or create. Withheld until all expected servers came and all live ones know the table."""
 
     reply: ClassVar[type[Message]] = TableInfo
     session: int
@@ -239,7 +239,7 @@ class ReturnChunk(Request[Done]):
 
 @dataclass(frozen=True)
 class GetStatus(Request[Status]):
-    """What is the state of the job?"""
+    """Asks for the state of the job."""
 
     reply: ClassVar[type[Message]] = Status
 

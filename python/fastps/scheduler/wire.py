@@ -9,7 +9,6 @@ twice, NaN, too many bytes, too deep a nesting - is a `WireError`. Pure function
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import math
 import types
@@ -155,10 +154,17 @@ def _scalar_from_json(kind: Any, value: Any, where: str) -> Any:
     raise TypeError(f"{where} has the annotation {kind!r}, which messages cannot have")
 
 
-@functools.cache
+# A few dozen message classes; finding their annotations again for each message would be slow.
+_kinds_of_class: dict[type[Any], dict[str, Any]] = {}
+
+
 def _field_kinds(kind: type[Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    kinds = _kinds_of_class.get(kind)
+    if kinds is None:
+        hints = typing.get_type_hints(kind)
+        kinds = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+        _kinds_of_class[kind] = kinds
+    return kinds
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> JsonDict:

@@ -1,0 +1,91 @@
+"""The state of a job as plain values, for ``fastps status`` and other tools. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from fastps.scheduler import wire
+from fastps.scheduler.wire import JsonDict
+
+if TYPE_CHECKING:
+    from fastps.scheduler.group import Group
+    from fastps.scheduler.state import SchedulerState
+
+__all__ = ["status_of"]
+
+
+def status_of(state: SchedulerState, uptime: float, now: float) -> JsonDict:
+    """Return the status; CONTROL.md lists the names.
+
+    Parameters
+    ----------
+    state : SchedulerState
+        What to tell.
+    uptime, now : float
+        Seconds since the start, and the time.
+    """
+    every_table = state.tables.all()
+    shards_of = Counter(server for table in every_table for server in table.placement)
+    lost = {server.server_id for server in state.servers.all() if server.lost}
+    return {
+        "cluster_id": f"{state.cluster_id:016x}",
+        "epoch": state.epoch,
+        "incarnation": state.incarnation,
+        "map_version": state.version,
+        "uptime_s": round(uptime, 3),
+        "servers_expected": state.servers.expected,
+        "servers_outstanding": state.servers.outstanding,
+        "servers": [
+            {
+                "id": server.server_id,
+                "state": f"lost ({server.lost})" if server.lost else "alive",
+                "pid": server.pid,
+                "endpoints": list(server.endpoints),
+                "silent_s": round(now - server.last_seen, 3),
+                "map_version": server.map_version,
+                "shards": shards_of[server.server_id],
+                "rows": server.rows,
+                "requests": server.requests,
+            }
+            for server in state.servers.all()
+        ],
+        "groups": [_group(state, name, group, now) for name, group in sorted(state.groups.items())],
+        "tables": [
+            {
+                "id": table.table_id,
+                **wire.to_json(table.definition),
+                "lost_shards": sum(server in lost for server in table.placement),
+            }
+            for table in every_table
+        ],
+    }
+
+
+def _group(state: SchedulerState, name: str, group: Group, now: float) -> JsonDict:
+    workers = []
+    for rank in sorted(group.live.keys() | group.expected.keys()):
+        session = state.sessions.find(group.live.get(rank, 0))
+        workers.append(
+            {
+                "rank": rank,
+                "state": "live" if session else "expected",
+                "clock": group.clocks.clock_of(rank),
+                "session": session.session if session else None,
+                "pid": session.pid if session else None,
+                "silent_s": round(now - session.last_seen, 3) if session else None,
+                "requests": session.requests if session else None,
+            }
+        )
+    return {
+        "name": name,
+        "num_workers": group.num_workers,
+        "minimum_clock": group.clocks.minimum,
+        "barriers_passed": group.clocks.passed,
+        "in_barrier": list(group.clocks.waiting()),
+        "passes": [
+            {"pass": number, "items": queue.n_items, "done": queue.n_done, "held": queue.n_held}
+            for number, queue in group.passes()
+        ],
+        "workers": workers,
+    }

@@ -1,0 +1,256 @@
+"""The registry of tables: what exists, and whether a request asks for the same.
+
+Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastps import initializers, optimizers
+from fastps.errors import ConfigError, TableMismatchError, TableNotFoundError
+from fastps.scheduler.messages import TableDefinition
+from fastps.scheduler.wire import JsonDict
+
+__all__ = ["Table", "TableRegistry", "complete", "default_num_shards", "elements_of"]
+
+# The bounds of cpp/base/limits.h that a definition can meet.
+NAME_BYTES_MAX = 512
+ROW_WIDTH_MAX = 1 << 22
+SHARDS_PER_TABLE_MAX = 1 << 16
+TABLES_MAX = 4096
+
+ASP: Mapping[str, Any] = {"name": "ASP"}
+
+DIMENSIONS_MAX = 32
+DENSE_ELEMENTS_MAX = 1 << 40  # 4 TiB of float32
+
+SPARSE_SHARDS = 256
+DENSE_SHARDS_MAX = 256
+# A dense block of 4 MiB is one message or two; smaller ones let more servers share the work.
+DENSE_BLOCK_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as published.
+
+    Attributes
+    ----------
+    table_id : int
+        From 1, never used again.
+    definition : TableDefinition
+        No field is None.
+    placement : tuple of int, length num_shards
+        The server of each shard.
+    map_version : int
+        The first map that has the table.
+    """
+
+    table_id: int
+    definition: TableDefinition
+    placement: tuple[int, ...]
+    map_version: int
+
+
+class TableRegistry:
+    """Tables by name and number."""
+
+    def __init__(self) -> None:
+        self._tables: dict[str, Table] = {}
+
+    def all(self) -> list[Table]:
+        """Return every table, by rising number."""
+        return list(self._tables.values())
+
+    def find(self, wanted: TableDefinition) -> Table | None:
+        """Return the table of that name if it is what `wanted` says; None when there is none.
+
+        Raises
+        ------
+        ConfigError, ValueRangeError
+            `wanted` itself is not legal.
+        TableMismatchError
+            The table exists with other settings; the message names each difference.
+        """
+        _check_given(wanted)
+        table = self._tables.get(wanted.name)
+        if table is not None:
+            _compare(wanted, table.definition)
+        return table
+
+    def lookup(self, name: str) -> Table:
+        """Return the table of that name.
+
+        Raises
+        ------
+        TableNotFoundError
+            There is none.
+        """
+        table = self._tables.get(name)
+        if table is None:
+            there = ", ".join(repr(each) for each in sorted(self._tables)[:10])
+            raise TableNotFoundError(
+                f"there is no table {name!r:.200}; "
+                + (f"there are {there}" if there else "no table was created yet")
+                + "; create it with sparse_table() or dense_table()"
+            )
+        return table
+
+    def check_room(self) -> None:
+        """Raise `ConfigError` when no further table may be made."""
+        if len(self._tables) >= TABLES_MAX:
+            raise ConfigError(f"there are {TABLES_MAX} tables already, the most that one job has")
+
+    def add(
+        self, definition: TableDefinition, placement: tuple[int, ...], map_version: int
+    ) -> Table:
+        """Record a new table.
+
+        Requires: `definition` is complete, no table has its name, check_room() passed.
+        """
+        table = Table(len(self._tables) + 1, definition, placement, map_version)
+        self._tables[definition.name] = table
+        return table
+
+
+def complete(wanted: TableDefinition, n_servers: int) -> TableDefinition:
+    """Return `wanted` with defaults where nothing was given.
+
+    Raises
+    ------
+    ConfigError, ValueRangeError
+        Something is not legal or not there yet.
+    """
+    _check_given(wanted)
+    if wanted.kind == "dense" and wanted.shape is None:
+        raise ConfigError(f"dense table {wanted.name!r} does not exist yet: give its shape")
+    shape = wanted.shape if wanted.shape is not None else ()
+    definition = dataclasses.replace(
+        wanted,
+        shape=shape,
+        optimizer=optimizers.from_json(wanted.optimizer or {"name": "Accumulate"}).to_json(),
+        initializer=initializers.from_json(wanted.initializer or {"name": "Zeros"}).to_json(),
+        consistency=dict(ASP),
+        num_shards=wanted.num_shards or default_num_shards(wanted.kind, shape, n_servers),
+        replication=wanted.replication or 1,
+    )
+    assert definition.num_shards is not None
+    if definition.kind == "dense" and definition.num_shards > elements_of(shape):
+        raise ConfigError(
+            f"dense table {wanted.name!r}: num_shards is {definition.num_shards}, but shape "
+            f"{shape} has only {elements_of(shape)} elements"
+        )
+    return definition
+
+
+def default_num_shards(kind: str, shape: tuple[int, ...], n_servers: int) -> int:
+    """Return how many shards a table has when nobody says.
+
+    Sparse: 256. Dense: so many that a block has at most 1 Mi floats, at least one per server, at
+    most 256, never more than elements.
+    """
+    if kind == "sparse":
+        return SPARSE_SHARDS
+    elements = elements_of(shape)
+    by_size = -(-elements // DENSE_BLOCK_ELEMENTS)
+    return min(max(by_size, n_servers, 1), DENSE_SHARDS_MAX, elements)
+
+
+def elements_of(shape: tuple[int, ...]) -> int:
+    """Return the product of the dimensions."""
+    return math.prod(shape)
+
+
+def _check_given(wanted: TableDefinition) -> None:
+    """Raise `ConfigError` when a given field is not legal by itself."""
+    size = len(wanted.name.encode())
+    if not 1 <= size <= NAME_BYTES_MAX or "\0" in wanted.name:
+        raise ConfigError(
+            f"a table's name has {size} bytes of UTF-8 ({wanted.name!r:.50}); needed are 1 to "
+            f"{NAME_BYTES_MAX}, none of them zero"
+        )
+    if wanted.kind not in ("sparse", "dense"):
+        raise ConfigError(
+            f"table {wanted.name!r}: kind is {wanted.kind!r:.50}, not sparse or dense"
+        )
+    if wanted.shape is not None:
+        _check_shape(wanted.name, wanted.kind, wanted.shape)
+    if wanted.optimizer is not None:
+        optimizers.from_json(wanted.optimizer)
+    if wanted.initializer is not None:
+        initializers.from_json(wanted.initializer)
+    if wanted.consistency is not None:
+        _check_consistency(wanted.name, wanted.consistency)
+    if wanted.num_shards is not None and not 1 <= wanted.num_shards <= SHARDS_PER_TABLE_MAX:
+        raise ConfigError(
+            f"table {wanted.name!r}: num_shards is {wanted.num_shards}; needed are 1 to "
+            f"{SHARDS_PER_TABLE_MAX}"
+        )
+    if wanted.replication is not None and wanted.replication != 1:
+        raise ConfigError(
+            f"table {wanted.name!r}: replication {wanted.replication} is not there yet; "
+            "available: 1"
+        )
+
+
+def _check_shape(name: str, kind: str, shape: tuple[int, ...]) -> None:
+    argument = "row_shape" if kind == "sparse" else "shape"
+    row = shape if kind == "sparse" else shape[1:]
+    if len(shape) > DIMENSIONS_MAX or 0 in shape:
+        raise ConfigError(
+            f"table {name!r}: {argument} is {shape!r:.200}; needed are at most {DIMENSIONS_MAX} "
+            "dimensions of at least 1"
+        )
+    if elements_of(row) > ROW_WIDTH_MAX:
+        raise ConfigError(
+            f"table {name!r}: {argument} {shape!r:.200} has rows of {elements_of(row)} floats; a "
+            f"row may have {ROW_WIDTH_MAX}"
+        )
+    if elements_of(shape) > DENSE_ELEMENTS_MAX:
+        raise ConfigError(
+            f"table {name!r}: {argument} {shape!r:.200} has {elements_of(shape)} elements; at most "
+            f"{DENSE_ELEMENTS_MAX} may be"
+        )
+
+
+def _compare(wanted: TableDefinition, existing: TableDefinition) -> None:
+    differences = []
+    for field in dataclasses.fields(TableDefinition):
+        given, there = getattr(wanted, field.name), getattr(existing, field.name)
+        if given is None or _value(field.name, given) == _value(field.name, there):
+            continue
+        name = "row_shape" if field.name == "shape" and wanted.kind == "sparse" else field.name
+        differences.append(f"{name} is {_shown(there)}, asked for was {_shown(given)}")
+    if differences:
+        raise TableMismatchError(
+            f"table {wanted.name!r} exists with other settings: {'; '.join(differences)}. Ask for "
+            f"the same, leave the argument out, or use client.table({wanted.name!r})"
+        )
+
+
+def _value(field: str, described: object) -> object:
+    """Return what decides whether two settings are the same."""
+    if field == "optimizer":
+        return optimizers.from_json(described)
+    if field == "initializer":
+        return initializers.from_json(described)
+    return described
+
+
+def _check_consistency(name: str, setting: JsonDict) -> None:
+    if setting != ASP:
+        raise ConfigError(
+            f"table {name!r}: consistency {_shown(setting):.100} is not there yet; available: ASP()"
+        )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        given = ", ".join(f"{name}={each!r}" for name, each in value.items() if name != "name")
+        return f"{value.get('name')}({given})"
+    return repr(value)
