@@ -3,7 +3,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <limits>
 
 namespace fastps {
 
@@ -13,7 +12,5 @@ inline int64_t NowMs() {
              steady_clock::now().time_since_epoch())
       .count();
 }
-
-inline constexpr int64_t kNeverMs = std::numeric_limits<int64_t>::max();
 
 }  // namespace fastps

@@ -29,6 +29,12 @@ inline constexpr size_t kNameBytesMax = 512;
 // Per shard a client has at most this many writes un-acknowledged, which is also how many answers a
 // shard remembers per session.
 inline constexpr uint32_t kWritesInFlightPerShardMax = 64;
+// A client keeps within it by its window: messages on one connection, and parts one message has for
+// one shard.
+inline constexpr uint32_t kMessagesInFlightPerLaneMax = 16;
+inline constexpr uint32_t kPartsPerShardInMessageMax = 4;
+static_assert(kMessagesInFlightPerLaneMax * kPartsPerShardInMessageMax <=
+              kWritesInFlightPerShardMax);
 
 // Bytes of requests un-answered on one connection before a call waits for room.
 inline constexpr size_t kLaneBytesInFlightMax = size_t{32} << 20;

@@ -42,6 +42,9 @@ struct BootId {
 
 using Key = uint64_t;  // every one of the 2^64 values is legal
 
+// A time in milliseconds that does not come.
+inline constexpr int64_t kNeverMs = INT64_MAX;
+
 }  // namespace fastps
 
 template <class Tag, class Rep>

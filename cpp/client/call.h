@@ -1,0 +1,100 @@
+// Call: one operation of the user, made of messages. It takes the replies and ends when each of its
+// messages has. Guarded by the client's mutex, or used by one thread alone (embedded).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "client/batch.h"
+#include "wire/message.h"
+
+namespace fastps {
+
+// Where the caller's arrays lie. They must live until the call ends or is detached.
+struct CallArrays {
+  const float* values = nullptr;  // push, assign: in
+  float* rows = nullptr;          // pull: out
+  uint8_t* flags = nullptr;       // contains: out
+};
+
+// One shard's answer to stats.
+struct ShardReport {
+  ShardId shard;
+  ServerId server;
+  ShardStats stats;
+};
+
+// What a call brought beside the arrays it filled.
+struct CallResults {
+  uint64_t n_removed = 0;
+  std::vector<ShardReport> shards;   // stats
+  std::vector<Key> scanned_keys;     // scan
+  std::vector<float> scanned_values;
+  uint64_t next_cursor = kScanEnd;
+};
+
+class Call {
+ public:
+  Call(Op op, std::shared_ptr<const ShardPlan> plan, std::unique_ptr<Batch> batch,
+       CallArrays arrays)
+      : op_(op),
+        plan_(std::move(plan)),
+        batch_(std::move(batch)),
+        arrays_(arrays),
+        n_open_(batch_->messages().size()) {}
+
+  Op op() const { return op_; }
+  const ShardPlan& plan() const { return *plan_; }
+  const Batch& batch() const { return *batch_; }
+
+  // The values of one message of a push or assign; the empty buffer for other operations.
+  Buffer GatherValues(size_t message, BufferPool& buffers) const;
+
+  enum class Verdict {
+    kDone,   // the message has ended
+    kAgain,  // the same content is to be sent again after a pause
+  };
+  // Takes the reply to one message: fills arrays and results.
+  Verdict OnReply(size_t message, const Reply& reply);
+
+  // Ends a message without a reply.
+  void FailMessage(size_t message, const Status& status);
+  // Ends all messages that are still open. Requires: one has failed.
+  void FailRest() { n_open_ = 0; }
+
+  bool done() const { return n_open_ == 0; }
+  // The first thing that went wrong. Meaningful once done.
+  const Status& status() const { return status_; }
+  const std::vector<ShardId>& lost_shards() const { return lost_shards_; }
+  const std::vector<ServerId>& lost_servers() const { return lost_servers_; }
+  CallResults& results() { return results_; }
+
+  // From now on the caller's arrays are not touched: late replies to a pull are dropped.
+  // Requires, for writes: the values of every message were gathered before.
+  void Detach() { detached_ = true; }
+
+  uint32_t argument = 0;  // scan: rows at most
+  bool observed = false;  // somebody was told the status
+
+ private:
+  void TakeResults(size_t message, const Reply& reply);
+  void Fail(Status status);
+
+  const Op op_;
+  const std::shared_ptr<const ShardPlan> plan_;
+  const std::unique_ptr<Batch> batch_;
+  const CallArrays arrays_;
+  size_t n_open_;  // messages that have not ended
+  bool detached_ = false;
+  Status status_;
+  std::vector<ShardId> lost_shards_;
+  std::vector<ServerId> lost_servers_;
+  CallResults results_;
+};
+
+}  // namespace fastps

@@ -1,0 +1,139 @@
+// Client: what a worker's session sends and waits for. Any thread may call any method.
+//
+// Over sockets the threads that wait share the work: one of them leads, which is to say it polls and
+// uses the sockets while the others sleep; a blocking call of a single thread therefore needs no
+// thread hand-off. A background thread leads for asynchronous calls only. Embedded, a call runs on
+// the caller's thread from end to end.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/mutex.h"
+#include "base/status.h"
+#include "client/call.h"
+#include "client/in_flight.h"
+#include "client/shard_plan.h"
+#include "transport/control_link.h"
+#include "transport/waker.h"
+#include "transport/zmq_socket.h"
+#include "wire/codec.h"
+#include "wire/request_sink.h"
+
+namespace fastps {
+
+class Client {
+ public:
+  using FindSink = std::function<RequestSink*(BootId)>;
+
+  // Over sockets: heartbeats and maps go by `scheduler`.
+  Client(const ZmqRuntime& runtime, SessionId session, std::shared_ptr<const ClusterMap> map,
+         const std::string& scheduler);
+  // Embedded: `find_sink` gives the server of a boot id, called directly.
+  Client(FindSink find_sink, SessionId session, std::shared_ptr<const ClusterMap> map);
+  ~Client();  // closes
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  // Makes `map` the one in force unless it is older.
+  void InstallMap(std::shared_ptr<const ClusterMap> map);
+
+  // How the shards of `table` lie now; null when the map has no such table.
+  std::shared_ptr<const ShardPlan> PlanOf(TableId table);
+
+  BufferPool& buffers() { return *buffers_; }
+
+  enum class Mode {
+    kBlocking,  // the caller waits next; its arrays live until Wait says done or Detach returns
+    kAsync,     // the arrays of a write are copied before Start returns
+  };
+  // Sends `call` on its way. An error that is known at once ends the call before anything is sent.
+  // Embedded calls have ended when Start returns; `deadline_ms` bounds them.
+  void Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms);
+
+  // Waits until `call` is done; false when `deadline_ms` came first.
+  bool Wait(const Call& call, int64_t deadline_ms);
+
+  // The caller stops waiting: its arrays are not touched after this returns. A write goes on until
+  // it is acknowledged.
+  void Detach(Call& call);
+
+  // Waits until every write started so far has ended; false when `deadline_ms` came first.
+  bool WaitForWrites(int64_t deadline_ms);
+
+  // The first failure of a write that nobody was told of, or ok. Tells it once.
+  Status TakeUnobservedFailure();
+
+  // Ends all calls with kClosed and lets the sockets go. May be called twice.
+  void Close();
+
+  uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Lane {
+    BootId boot_id;
+    std::string endpoint;
+    std::optional<ZmqSocket> socket;  // used by the leader, or under the mutex while nobody leads
+    InFlight in_flight;
+  };
+
+  // All with the mutex held. Those that touch sockets run on the leader or while nobody leads.
+  Status CheckOpen() const FASTPS_REQUIRES(mutex_);
+  Lane* LaneOf(const ShardPlan& plan, uint32_t lane) FASTPS_REQUIRES(mutex_);
+  bool FailOnLostServers(Call& call) FASTPS_REQUIRES(mutex_);
+  void EnqueueAll(const std::shared_ptr<Call>& call, std::vector<Buffer> values)
+      FASTPS_REQUIRES(mutex_);
+  void SendQueued(int64_t now_ms) FASTPS_REQUIRES(mutex_);
+  bool SendOne(Lane& lane, OutMessage& message, RequestId id) FASTPS_REQUIRES(mutex_);
+  void Lead(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
+  void ReceiveReplies(Lane& lane, int64_t now_ms) FASTPS_REQUIRES(mutex_);
+  void RestartSilentLanes(int64_t now_ms) FASTPS_REQUIRES(mutex_);
+  void DropLostLanes() FASTPS_REQUIRES(mutex_);
+  void FailAll(const Status& status) FASTPS_REQUIRES(mutex_);
+  void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
+  int64_t NextTimer() const FASTPS_REQUIRES(mutex_);
+  void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
+  void RunBackground();
+
+  void RunEmbedded(Call& call, int64_t deadline_ms);
+  Request RequestOf(const Call& call, size_t index, std::span<const PartHeader> parts,
+                    const Buffer& values, BootId boot_id) const;
+
+  const ZmqRuntime* const runtime_;  // null when embedded
+  const FindSink find_sink_;         // empty over sockets
+  const SessionId session_;
+  const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
+  std::atomic<uint64_t> n_requests_{0};
+  Waker waker_;
+
+  Mutex mutex_;
+  std::condition_variable_any changed_;  // a call ended, the lead is free, or work came
+  bool leading_ FASTPS_GUARDED_BY(mutex_) = false;
+  bool closed_ FASTPS_GUARDED_BY(mutex_) = false;
+  bool session_ended_ FASTPS_GUARDED_BY(mutex_) = false;
+  bool lanes_changed_ FASTPS_GUARDED_BY(mutex_) = false;  // a newer map is to be acted on
+  std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
+  std::unordered_map<TableId, std::shared_ptr<const ShardPlan>> plans_ FASTPS_GUARDED_BY(mutex_);
+  std::map<LaneAddress, Lane> lanes_ FASTPS_GUARDED_BY(mutex_);
+  std::unordered_map<TableId, std::vector<Sequence>> last_sequences_ FASTPS_GUARDED_BY(mutex_);
+  uint64_t last_message_number_ FASTPS_GUARDED_BY(mutex_) = 0;
+  uint64_t last_request_id_ FASTPS_GUARDED_BY(mutex_) = 0;
+  std::vector<std::shared_ptr<Call>> writes_ FASTPS_GUARDED_BY(mutex_);  // open, or failed unseen
+  std::vector<std::shared_ptr<Call>> background_ FASTPS_GUARDED_BY(mutex_);  // nobody waits here
+  Decoder decoder_ FASTPS_GUARDED_BY(mutex_);
+  std::vector<std::byte> head_ FASTPS_GUARDED_BY(mutex_);
+  std::thread background_thread_ FASTPS_GUARDED_BY(mutex_);
+  std::unique_ptr<ControlLink> control_link_;
+};
+
+}  // namespace fastps

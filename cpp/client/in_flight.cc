@@ -1,0 +1,67 @@
+#include "client/in_flight.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/limits.h"
+
+namespace fastps {
+
+OutMessage* InFlight::NextToSend(int64_t now_ms) const {
+  if (queued_.empty() || now_ms < pause_until_ms_) return nullptr;
+  OutMessage* const next = queued_.begin()->second.get();
+  if (sent_.empty()) return next;  // one message may always go, whatever its size
+  const bool room = sent_.size() < limits::kMessagesInFlightPerLaneMax &&
+                    sent_bytes_ + next->bytes() <= limits::kLaneBytesInFlightMax;
+  return room ? next : nullptr;
+}
+
+void InFlight::OnSent(RequestId id, int64_t now_ms) {
+  FASTPS_CHECK(!queued_.empty());
+  if (sent_.empty()) {
+    last_progress_ms_ = now_ms;
+    if (resend_after_ms_ == 0) resend_after_ms_ = limits::kResendAfterMs;
+  }
+  auto first = queued_.extract(queued_.begin());
+  sent_bytes_ += first.mapped()->bytes();
+  sent_.emplace(id, std::move(first.mapped()));
+}
+
+std::shared_ptr<OutMessage> InFlight::TakeReplied(RequestId id, int64_t now_ms) {
+  auto found = sent_.extract(id);
+  if (found.empty()) return nullptr;
+  sent_bytes_ -= found.mapped()->bytes();
+  last_progress_ms_ = now_ms;
+  resend_after_ms_ = limits::kResendAfterMs;
+  return std::move(found.mapped());
+}
+
+void InFlight::EnqueueAgain(std::shared_ptr<OutMessage> message, int64_t now_ms) {
+  Enqueue(std::move(message));
+  pause_until_ms_ = now_ms + limits::kRetryPauseMs;
+}
+
+int64_t InFlight::resend_at_ms() const {
+  return sent_.empty() ? kNeverMs : last_progress_ms_ + resend_after_ms_;
+}
+
+int64_t InFlight::pause_until_ms() const { return queued_.empty() ? kNeverMs : pause_until_ms_; }
+
+void InFlight::RestartAll(int64_t now_ms) {
+  for (auto& [id, message] : sent_) Enqueue(std::move(message));
+  sent_.clear();
+  sent_bytes_ = 0;
+  last_progress_ms_ = now_ms;
+  resend_after_ms_ = std::min(resend_after_ms_ * 2, limits::kResendAfterMsMax);
+}
+
+std::vector<std::shared_ptr<OutMessage>> InFlight::TakeAll() {
+  RestartAll(last_progress_ms_);
+  std::vector<std::shared_ptr<OutMessage>> all;
+  for (auto& [number, message] : queued_) all.push_back(std::move(message));
+  queued_.clear();
+  return all;
+}
+
+}  // namespace fastps
