@@ -1,0 +1,73 @@
+"""``fastps server``: one server of a job as a process."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import threading
+
+from fastps.cli import role
+from fastps.cli.options import DATA_THREADS_MAX, whole_number
+from fastps.errors import FastPSError, WireError
+
+__all__ = ["add_parser"]
+
+# A scheduler that is gone must not keep a server from ending.
+LEAVE_SECONDS = 0.5
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "server",
+        description="Run one server of a job until SIGTERM. It holds shards of the job's tables in "
+        "memory. fastps-launch starts as many as it is told.",
+    )
+    parser.add_argument(
+        "--scheduler", required=True, metavar="ADDR", help="address of the job's scheduler"
+    )
+    parser.add_argument(
+        "--bind",
+        default="tcp://127.0.0.1:*",
+        metavar="ADDR",
+        help="where to listen; the workers' machines must be able to connect to it (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--data-threads",
+        type=whole_number(1, DATA_THREADS_MAX),
+        default=1,
+        metavar="N",
+        help="threads that serve pushes and pulls (default: 1)",
+    )
+    role.add_ready_fd(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    from fastps import _core, _libzmq
+    from fastps.control import SocketControl, new_boot_id
+    from fastps.scheduler.messages import ProcessExited, RegisterServer
+
+    settings = role.read_settings()
+    _libzmq.load()
+    stop = threading.Event()
+    role.on_stop_signals(stop.set)
+    boot_id = new_boot_id()
+    server = _core.Server(boot_id, arguments.bind, arguments.data_threads)
+    control = SocketControl(arguments.scheduler)
+    register = RegisterServer(boot_id.hex(), tuple(server.endpoints), os.getpid())
+    registered, blob = control.call(register, settings.timeout)
+    if blob is None:
+        raise WireError(f"the scheduler at {arguments.scheduler} registered us without a map")
+    server.start(registered.server_id, blob, arguments.scheduler)
+    role.report_ready(arguments.ready_fd, "server", server.endpoints[0])
+    stop.wait()
+    # Without this word clients would wait until the silence is long enough.
+    with contextlib.suppress(FastPSError):
+        control.call(ProcessExited("server", os.getpid(), "", None, True), LEAVE_SECONDS)
+    control.close()
+    server.stop()
+    return 0

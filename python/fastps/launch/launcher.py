@@ -1,0 +1,374 @@
+"""The supervisor of a job on one machine: starts the roles, watches them, ends them.
+
+One thread, one loop: move output, look who has ended, act. Nothing in the loop waits longer than
+`TURN_SECONDS`, so that a signal is obeyed at once whatever the children do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fastps.config import child_environment
+from fastps.launch.job_file import JobFile, ProcessEntry
+from fastps.launch.notifier import Notifier
+from fastps.launch.output import Relay
+from fastps.launch.process import ChildProcess, describe_exit
+from fastps.launch.spec import JobResult, JobSpec
+from fastps.scheduler.messages import ProcessExited
+
+__all__ = ["run"]
+
+TURN_SECONDS = 0.1
+# The scheduler imports numpy and the core; on a cold, busy machine that takes seconds.
+SCHEDULER_START_SECONDS = 60.0
+# After a signal everything is stopped within 5 s: workers may clean up for so long, then servers.
+WORKER_GRACE_SECONDS = 2.0
+ROLE_GRACE_SECONDS = 1.0
+# A pipe may be held open by a process that left its group; nobody waits for it longer.
+PIPE_GRACE_SECONDS = 0.5
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Slot:
+    """A place that a process fills, and those that are started after it.
+
+    Attributes
+    ----------
+    name : str
+        For people: ``worker 0``.
+    process : ChildProcess or None
+        The running one.
+    n_started : int
+        So many have been started.
+    code : int or None
+        How the last one ended; negative: minus the signal.
+    """
+
+    role: str
+    group: str | None
+    rank: int
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    process: ChildProcess | None = None
+    n_started: int = 0
+    code: int | None = None
+    address: str | None = None
+
+
+def run(spec: JobSpec) -> JobResult:
+    """Run a job and wait for its end.
+
+    What the processes print goes to file descriptors 1 and 2. SIGINT, SIGTERM and SIGHUP stop the
+    job when this runs in the main thread. Whatever happens, even to this process, no process of the
+    job outlives it.
+
+    Parameters
+    ----------
+    spec : JobSpec
+        What to run.
+
+    Returns
+    -------
+    JobResult
+        What became of it.
+    """
+    supervisor = Supervisor(spec)
+    with _stop_signals(supervisor):
+        return supervisor.run()
+
+
+class Supervisor:
+    """One run of one job. One thread uses it; `stop` may be called by a signal handler."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+        self._relay = Relay()
+        self._job_file = JobFile(spec.job_file) if spec.job_file else None
+        self._notifier: Notifier | None = None
+        self._address: str | None = None
+        self._slots: list[Slot] = []
+        self._stop_signal: int | None = None
+        self._kill_now = False
+        self._ending = False
+        self._first_failure: int | None = None
+        self._role_lost = False
+        self._started = time.monotonic()
+
+    def stop(self, number: int) -> None:
+        """End the job because of a signal; a second one ends it without grace."""
+        self._kill_now = self._stop_signal is not None
+        self._stop_signal = self._stop_signal or number
+
+    def wake_up_by(self, pipe: int) -> None:
+        """Let bytes in `pipe` end a wait; what they are does not matter."""
+        self._relay.wake = pipe
+
+    def run(self) -> JobResult:
+        """Run the job to its end."""
+        try:
+            if self._start_scheduler():
+                self._start_others()
+                while self._stop_signal is None and self._running("worker"):
+                    self._turn()
+        finally:
+            self._end_all()
+        return self._result()
+
+    # Starting.
+
+    def _start_scheduler(self) -> bool:
+        groups = [f"--group={group.name}={group.num_workers}" for group in self._spec.groups]
+        arguments = ("--address=tcp://127.0.0.1:*", f"--servers={self._spec.num_servers}")
+        command = (*self._spec.role_command, "scheduler", *arguments, "--workers=0", *groups)
+        scheduler = Slot("scheduler", None, 0, "scheduler", command, child_environment({}))
+        self._slots.append(scheduler)
+        self._start(scheduler)
+        deadline = time.monotonic() + SCHEDULER_START_SECONDS
+        while scheduler.address is None and scheduler.process is not None:
+            if self._stop_signal is not None:
+                return False
+            if time.monotonic() > deadline:
+                self._say(f"the scheduler was not ready within {SCHEDULER_START_SECONDS:g} s")
+                self._role_lost = True
+                return False
+            self._turn()
+        self._address = scheduler.address
+        if self._address is None:
+            self._say("the scheduler could not start, so nothing was run; it says why above")
+            return False
+        self._notifier = Notifier(self._address)
+        return True
+
+    def _start_others(self) -> None:
+        assert self._address is not None
+        data_threads = f"--data-threads={self._spec.data_threads}"
+        command = (*self._spec.role_command, "server", f"--scheduler={self._address}", data_threads)
+        for rank in range(self._spec.num_servers):
+            slot = Slot("server", None, rank, f"server {rank}", command, child_environment({}))
+            self._slots.append(slot)
+        for n, group in enumerate(self._spec.groups):
+            for rank in range(group.num_workers):
+                environment = child_environment(
+                    {
+                        "FASTPS_SCHEDULER": self._address,
+                        "FASTPS_RANK": str(rank),
+                        "FASTPS_NUM_WORKERS": str(group.num_workers),
+                        "FASTPS_GROUP": group.name,
+                    },
+                    {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+                )
+                name = f"{'worker' if n == 0 else group.name} {rank}"
+                worker = Slot("worker", group.name, rank, name, group.command, environment)
+                self._slots.append(worker)
+        for slot in self._slots[1:]:
+            self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        slot.n_started += 1
+        slot.address = None
+        ready, ready_of_child = os.pipe()
+        is_worker = slot.role == "worker"
+        try:
+            command = slot.command if is_worker else (*slot.command, f"--ready-fd={ready_of_child}")
+            fds = () if is_worker else (ready_of_child,)
+            process = ChildProcess(command, slot.environment, fds)
+        except OSError as error:
+            os.close(ready)
+            self._say(f"{slot.name} cannot be started: {error}")
+            self._ended(slot, 127, may_restart=False)
+            return
+        finally:
+            os.close(ready_of_child)
+        slot.process = process
+        prefix = f"[{slot.name}] " if self._spec.prefix else ""
+        self._relay.add(process.stdout, 1, prefix)
+        self._relay.add(process.stderr, 2, prefix)
+        line = bytearray()
+
+        def take_ready(data: bytes) -> None:
+            line.extend(data)
+            if line.endswith(b"\n") and slot.process is process:
+                with contextlib.suppress(ValueError, KeyError):
+                    slot.address = str(json.loads(line)["address"])
+                self._write_job_file()
+
+        self._relay.add_reader(ready, take_ready)
+        self._write_job_file()
+
+    # Watching.
+
+    def _turn(self) -> None:
+        self._relay.pump(TURN_SECONDS)
+        if self._notifier is not None:
+            self._notifier.drain()
+        for slot in self._slots:
+            process = slot.process
+            if process is None:
+                continue
+            code = process.reap()
+            if code is not None:
+                slot.process = None
+                self._ended(slot, code, process.pid)
+
+    def _ended(self, slot: Slot, code: int, pid: int = 0, may_restart: bool = True) -> None:
+        """Decide what follows from the end of a process, by itself or by our hand."""
+        slot.code = code
+        if slot.role == "worker" and code == 0:
+            self._tell(slot, pid, final=True)
+        elif self._ending or self._stop_signal is not None:
+            pass  # it was asked to end
+        elif slot.role == "scheduler":
+            self._role_lost = True
+            if self._address is not None:
+                self._say(
+                    f"the scheduler {describe_exit(code)}; it is not started again. Workers go on "
+                    "with the tables they have, but nobody can join, wait in barrier() or ask for "
+                    "chunks"
+                )
+        elif may_restart and slot.n_started <= self._spec.max_restarts:
+            self._restart(slot, code, pid)
+        else:
+            self._tell(slot, pid, final=True)
+            self._lost_for_good(slot, code)
+        self._write_job_file()
+
+    def _restart(self, slot: Slot, code: int, pid: int) -> None:
+        self._tell(slot, pid, final=False)
+        what = "it is started again"
+        if slot.role == "server":
+            what = "its shards stay lost; a new, empty one is started"
+        self._say(
+            f"{slot.name} {describe_exit(code)}; {what} "
+            f"({slot.n_started} of {self._spec.max_restarts})"
+        )
+        self._start(slot)
+
+    def _lost_for_good(self, slot: Slot, code: int) -> None:
+        if slot.role == "server":
+            self._role_lost = True
+            self._say(f"{slot.name} {describe_exit(code)}; its shards are lost")
+            return
+        if self._first_failure is None:
+            self._first_failure = code
+        self._say(f"{slot.name} {describe_exit(code)}")
+
+    def _tell(self, slot: Slot, pid: int, final: bool) -> None:
+        """Tell the scheduler that a process ended."""
+        if self._notifier is None:
+            return
+        rank = slot.rank if slot.role == "worker" else None
+        self._notifier.tell(ProcessExited(slot.role, pid, slot.group or "", rank, final))
+
+    # Ending.
+
+    def _end_all(self) -> None:
+        """End what still runs: workers, then servers, then the scheduler."""
+        self._ending = True
+        self._end("worker", self._stop_signal or signal.SIGTERM, WORKER_GRACE_SECONDS)
+        self._end("server", signal.SIGTERM, ROLE_GRACE_SECONDS)
+        self._end("scheduler", signal.SIGTERM, ROLE_GRACE_SECONDS)
+        if self._notifier is not None:
+            self._notifier.close()
+        if self._job_file is not None:
+            self._job_file.remove()
+        deadline = time.monotonic() + PIPE_GRACE_SECONDS
+        while self._relay.n_open and time.monotonic() < deadline:
+            self._relay.pump(TURN_SECONDS)
+        self._relay.close()
+        self._summarize()
+        # The reader of a finished job's output may take its time; that of a stopped one may not.
+        while not self._relay.flush(TURN_SECONDS) and self._stop_signal is None:
+            pass
+
+    def _end(self, role: str, number: int, grace: float) -> None:
+        deadline = time.monotonic() + grace
+        for slot in self._slots:
+            if slot.role == role and slot.process is not None:
+                slot.process.signal_group(number)
+        # Even SIGKILL may have to wait for a disk; when we end, the kernel sends it once more.
+        while self._running(role) and time.monotonic() < deadline + ROLE_GRACE_SECONDS:
+            if self._kill_now or time.monotonic() > deadline:
+                for slot in self._slots:
+                    if slot.role == role and slot.process is not None:
+                        slot.process.signal_group(signal.SIGKILL)
+            self._turn()
+
+    def _running(self, role: str) -> bool:
+        return any(slot.role == role and slot.process is not None for slot in self._slots)
+
+    def _summarize(self) -> None:
+        seconds = time.monotonic() - self._started
+        codes = [slot.code for slot in self._slots if slot.role == "worker"]
+        failed = sum(code != 0 for code in codes)
+        self._say(
+            f"{len(codes) - failed} of {len(codes)} workers succeeded, {seconds:.1f} s, exit code "
+            f"{self._result().exit_code}"
+        )
+
+    def _result(self) -> JobResult:
+        if self._stop_signal is not None:
+            exit_code = 128 + self._stop_signal
+        elif self._first_failure is not None:
+            failure = self._first_failure
+            exit_code = failure if failure > 0 else 128 - failure
+        else:
+            exit_code = 1 if self._role_lost else 0
+        workers = {
+            (slot.group or "", slot.rank): slot.code
+            for slot in self._slots
+            if slot.role == "worker" and slot.code is not None
+        }
+        return JobResult(exit_code, time.monotonic() - self._started, workers)
+
+    def _say(self, text: str) -> None:
+        self._relay.say(f"fastps-launch: {text}")
+
+    def _write_job_file(self) -> None:
+        if self._job_file is None:
+            return
+        entries = [
+            ProcessEntry(slot.role, slot.rank, slot.group, slot.process.pid, slot.address)
+            for slot in self._slots
+            if slot.process is not None
+        ]
+        try:
+            self._job_file.write(self._address, entries)
+        except OSError as error:
+            self._say(f"the job file cannot be written: {error}")
+            self._job_file = None
+
+
+@contextlib.contextmanager
+def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
+    """Let signals stop the job; outside the main thread Python has no way to."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wake, wake_by_signal = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(wake_by_signal, False)
+    supervisor.wake_up_by(wake)
+    before = {
+        number: signal.signal(number, lambda got, _: supervisor.stop(got))
+        for number in STOP_SIGNALS
+    }
+    # A child's end ends a wait as well.
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+    fd_before = signal.set_wakeup_fd(wake_by_signal, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd_before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(wake_by_signal)
+        os.close(wake)

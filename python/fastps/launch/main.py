@@ -1,0 +1,208 @@
+"""The command ``fastps-launch``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastps.cli.options import (
+    DATA_THREADS_MAX,
+    SERVERS_MAX,
+    WORKERS_MAX,
+    named_number,
+    whole_number,
+)
+from fastps.config import DEFAULT_GROUP, Settings
+from fastps.errors import FastPSError
+from fastps.launch.launcher import run
+from fastps.launch.spec import JobSpec, WorkerGroup
+
+__all__ = ["main", "parse"]
+
+DESCRIPTION = """\
+Run a Python script on several workers that share parameter tables, with the servers and the
+scheduler that this needs, all on this machine. In the script, fastps.connect() joins the job.
+"""
+
+EPILOG = """\
+examples:
+  fastps-launch train.py                             1 server, 1 worker
+  fastps-launch --servers 2 --workers 4 train.py --epochs 3
+  fastps-launch --workers 4 -m package.train --epochs 3
+  fastps-launch --workers 4 --group eval=1:eval.py train.py
+  fastps-launch --group "eval=1:eval.py --every 60" train.py
+  fastps-launch --workers 4 --max-restarts 3 --job-file job.json train.py
+  fastps status --job job.json                       (in another terminal)
+
+Everything after the script belongs to the script.
+
+Each worker has FASTPS_SCHEDULER, FASTPS_RANK, FASTPS_NUM_WORKERS and FASTPS_GROUP, and, unless set
+before, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=1. What it prints goes to stdout and stderr, each
+line after the name of the worker.
+
+A worker or server that dies does not stop the others. With one copy of each shard, the shards of a
+dead server stay lost: calls that need them raise ServerLostError.
+
+exit code:
+  0    every worker succeeded
+  N    of the last attempt of the first worker that failed for good; 128+N if signal N killed it
+  1    no worker failed, but a server (or the scheduler) was lost for good
+  2    wrong usage
+  130  Ctrl-C       143  SIGTERM       (all processes end within 5 s)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process when not given.
+    """
+    spec = parse(list(sys.argv[1:] if argv is None else argv))
+    return run(spec).exit_code
+
+
+def parse(arguments: list[str]) -> JobSpec:
+    """Return the job that the arguments describe; ends the process on wrong usage (code 2)."""
+    parser = _parser()
+    n_own = _n_own_arguments(parser, arguments)
+    options = parser.parse_args(arguments[:n_own])
+    try:
+        Settings.from_environment()  # workers would fail one by one
+    except FastPSError as error:
+        parser.error(str(error))
+    for name, there in (("replication", 1), ("on", "local")):
+        if getattr(options, name) != there:
+            parser.error(
+                f"--{name} {getattr(options, name)} is not there yet; available: --{name} {there}"
+            )
+    command = arguments[n_own:]
+    if not command:
+        parser.error("no script is given, for example: fastps-launch --workers 2 train.py")
+    groups = [WorkerGroup(DEFAULT_GROUP, options.workers, _python_command(parser, command))]
+    for text in options.group:
+        groups.append(_group(parser, text))
+    names = [group.name for group in groups]
+    if len(set(names)) != len(names):
+        parser.error(f"--group: each name once, and not {DEFAULT_GROUP!r}, the script's own group")
+    if options.job_file is not None and not options.job_file.absolute().parent.is_dir():
+        parser.error(f"--job-file {options.job_file}: its folder does not exist")
+    return JobSpec(
+        num_servers=options.servers,
+        groups=tuple(groups),
+        data_threads=options.data_threads,
+        max_restarts=options.max_restarts,
+        job_file=options.job_file,
+        prefix=not options.no_prefix,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastps-launch",
+        usage="fastps-launch [options] train.py ARGS...\n"
+        "       fastps-launch [options] -m package.module ARGS...",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    number, servers, workers = "N", whole_number(1, SERVERS_MAX), whole_number(1, WORKERS_MAX)
+    add("--servers", type=servers, default=1, metavar=number, help="servers (default: 1)")
+    add("--workers", type=workers, default=1, metavar=number, help="workers (default: 1)")
+    add(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=K:SCRIPT",
+        help="a further group of K workers that run another script, with ranks, clocks and "
+        "barriers of its own; may be given several times",
+    )
+    add(
+        "--replication",
+        type=whole_number(1, 16),
+        default=1,
+        metavar="K",
+        help="copies of each shard (default and only one yet: 1)",
+    )
+    add(
+        "--data-threads",
+        type=whole_number(1, DATA_THREADS_MAX),
+        default=1,
+        metavar=number,
+        help="threads of each server that serve pushes and pulls (default: 1)",
+    )
+    add(
+        "--max-restarts",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar=number,
+        help="how often each worker, and each server, is started again when it fails (default: 0)",
+    )
+    add(
+        "--job-file",
+        type=Path,
+        metavar="J",
+        help="keep a JSON file of the running processes for fastps status; removed at the end",
+    )
+    add("--no-prefix", action="store_true", help="print lines without the name of their process")
+    add(
+        "--on",
+        default="local",
+        metavar="WHERE",
+        help="where to run (default and only one yet: local, this machine)",
+    )
+    return parser
+
+
+def _n_own_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    """Return how many arguments come before the script (or -m).
+
+    argparse itself would look for options in the script's arguments, or swallow a ``--`` there.
+    """
+    with_value = {
+        option
+        for action in parser._actions
+        if action.nargs is None
+        for option in action.option_strings
+    }
+    at = 0
+    while at < len(arguments):
+        argument = arguments[at]
+        if argument == "-m" or not argument.startswith("-"):
+            return at
+        at += 2 if argument in with_value else 1
+    return len(arguments)
+
+
+def _python_command(parser: argparse.ArgumentParser, command: list[str]) -> tuple[str, ...]:
+    """Return what runs a script or ``-m module``, with its arguments."""
+    if command[0] == "-m":
+        if len(command) < 2:
+            parser.error("-m needs a module, for example: -m package.train")
+    elif not Path(command[0]).exists():
+        parser.error(f"the script {command[0]!r} does not exist; a module is run with -m")
+    return (sys.executable, *command)
+
+
+def _group(parser: argparse.ArgumentParser, text: str) -> WorkerGroup:
+    wrong = f"--group {text!r} is not NAME=K:SCRIPT, for example eval=1:eval.py"
+    head, _, script = text.partition(":")
+    try:
+        name, num_workers = named_number(head)
+        command = shlex.split(script)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        parser.error(f"{wrong}: {error}")
+    if num_workers < 1 or not command:
+        parser.error(wrong)
+    return WorkerGroup(name, num_workers, _python_command(parser, command))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

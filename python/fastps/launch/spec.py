@@ -1,0 +1,81 @@
+"""A job as data: a specification in, a result out."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["JobResult", "JobSpec", "WorkerGroup"]
+
+
+@dataclass(frozen=True)
+class WorkerGroup:
+    """Workers that run one command.
+
+    Attributes
+    ----------
+    name : str
+        FASTPS_GROUP of the workers.
+    num_workers : int
+        How many, at least 1; ranks 0 .. num_workers - 1.
+    command : tuple of str
+        Program and arguments.
+    """
+
+    name: str
+    num_workers: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What to run.
+
+    Attributes
+    ----------
+    num_servers : int
+        How many servers.
+    groups : tuple of WorkerGroup
+        Names are distinct. Workers of the first are printed as ``[worker 0]``, those of the others
+        by their group's name.
+    data_threads : int
+        Of each server.
+    max_restarts : int
+        How often each worker, and each server, is started again after it failed.
+    job_file : Path or None
+        Where to tell of the running processes.
+    prefix : bool
+        Whether lines of output say who printed them.
+    role_command : tuple of str
+        What runs the roles: ``(*role_command, "scheduler", ...)``.
+    """
+
+    num_servers: int
+    groups: tuple[WorkerGroup, ...]
+    data_threads: int = 1
+    max_restarts: int = 0
+    job_file: Path | None = None
+    prefix: bool = True
+    role_command: tuple[str, ...] = (sys.executable, "-m", "fastps")
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job.
+
+    Attributes
+    ----------
+    exit_code : int
+        0: every worker succeeded. 130, 143, 129: ended by SIGINT, SIGTERM, SIGHUP. Otherwise that
+        of the last attempt of the first worker that failed for good (128 + N for signal N), or 1:
+        only a server or the scheduler was lost.
+    seconds : float
+        From start to end.
+    workers : dict of (str, int) to int
+        The exit code of the last attempt of each (group, rank), negative: minus the signal.
+    """
+
+    exit_code: int
+    seconds: float
+    workers: dict[tuple[str, int], int] = field(default_factory=dict)
