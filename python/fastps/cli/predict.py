@@ -1,0 +1,83 @@
+"""``fastps predict``: probabilities from a model that ``fastps train lr`` wrote."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from fastps.data import Chunk, find_files, load_block, split_chunks
+from fastps.errors import ConfigError
+from fastps.models.metrics import binary_metrics, sigmoid
+from fastps.models.model_file import LinearModel, load_model
+from fastps.models.output import atomic_output, check_output
+
+__all__ = ["add_parser"]
+
+DESCRIPTION = """\
+Write the probability of the positive label (1), one line for each example, in the order of DATA.
+
+Lines of DATA may begin with a label or not. If all do, and labels are -1 and 1 or 0 and 1, the
+log-loss, accuracy and AUC are printed too.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``predict``; sets ``run``, a callable (arguments) -> exit code."""
+    parser = subparsers.add_parser(
+        "predict",
+        help="predict with a trained model",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="exit codes:\n  0 done; 1 model or data is bad; 2 the command line is wrong.",
+    )
+    parser.add_argument("model", metavar="M.npz", help="written by 'fastps train lr --model'")
+    parser.add_argument(
+        "data", nargs="+", metavar="DATA", help="libsvm file (.gz and .zst too) or directory"
+    )
+    parser.add_argument(
+        "--output", metavar="F", help="file of probabilities (default: standard output)"
+    )
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        check_output("--output", arguments.output)
+    except ConfigError as error:
+        arguments.parser.error(str(error))
+    model = load_model(arguments.model)
+    chunks = split_chunks(find_files(arguments.data))
+    # Figures go where the probabilities do not.
+    if arguments.output is None:
+        figures = _predict(model, chunks, sys.stdout.buffer.write)
+        sys.stdout.flush()
+        print(figures, file=sys.stderr)
+    else:
+        with atomic_output(arguments.output) as file:
+            figures = _predict(model, chunks, file.write)
+        print(figures)
+    return 0
+
+
+def _predict(model: LinearModel, chunks: list[Chunk], write: Callable[[bytes], object]) -> str:
+    """Write the probabilities and return a line about them."""
+    all_margins, all_labels = [], []
+    for chunk in chunks:
+        block = load_block(chunk, hash_bits=model.hash_bits, require_labels=False)
+        margins = model.margins(block)
+        write(b"".join(b"%.9g\n" % p for p in sigmoid(margins.astype(np.float64)).tolist()))
+        all_margins.append(margins)
+        all_labels.append(block.labels)
+    labels = np.concatenate(all_labels)
+    kinds = set(np.unique(labels).tolist())
+    if not kinds or not (kinds <= {-1.0, 1.0} or kinds <= {0.0, 1.0}):
+        return f"{len(labels):,} examples; no figures, since labels are not all -1 and 1 or 0 and 1"
+    figures = binary_metrics(np.concatenate(all_margins), (labels > 0).astype(np.float32))
+    auc = "undefined (all labels are the same)" if figures.auc is None else f"{figures.auc:.5f}"
+    return (
+        f"log-loss {figures.log_loss:.5f}  accuracy {figures.accuracy:.5f}  AUC {auc}  "
+        f"({figures.examples:,} examples)"
+    )
