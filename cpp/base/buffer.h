@@ -1,6 +1,6 @@
-// Buffer: reference-counted bytes from a pool, so that a frame can be built, sent without a copy and
-// used again while its pages are still mapped and warm. Handles may be copied and dropped on any
-// thread; the bytes belong to whoever is writing them.
+// Buffer: reference-counted bytes from a pool, so that a frame can be built, sent without a copy
+// and used again while its pages are still mapped and warm. Handles may be copied and dropped on
+// any thread; the bytes belong to whoever is writing them.
 #pragma once
 
 #include <atomic>
@@ -89,7 +89,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
 
  private:
   friend class Buffer;
-  static constexpr uint32_t kSizeClasses = 48;           // class c holds 2^c bytes
+  static constexpr uint32_t kSizeClasses = 48;  // class c holds 2^c bytes
   static constexpr size_t kKeptBytesMax = size_t{64} << 20;
 
   BufferPool() = default;

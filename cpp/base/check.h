@@ -5,11 +5,10 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define FASTPS_CHECK(condition)                                                            \
-  do {                                                                                     \
-    if (!(condition)) [[unlikely]] {                                                       \
-      std::fprintf(stderr, "fastps: %s:%d: broken promise: %s\n", __FILE__, __LINE__,      \
-                   #condition);                                                            \
-      std::abort();                                                                        \
-    }                                                                                      \
+#define FASTPS_CHECK(condition)                                                                    \
+  do {                                                                                             \
+    if (!(condition)) [[unlikely]] {                                                               \
+      std::fprintf(stderr, "fastps: %s:%d: broken promise: %s\n", __FILE__, __LINE__, #condition); \
+      std::abort();                                                                                \
+    }                                                                                              \
   } while (false)

@@ -1,5 +1,5 @@
-// Mutex and MutexLock with clang's thread-safety annotations, so that `clang -Wthread-safety` proves
-// what a class says of its members.
+// Mutex and MutexLock with clang's thread-safety annotations, so that `clang -Wthread-safety`
+// proves what a class says of its members.
 #pragma once
 
 #include <mutex>

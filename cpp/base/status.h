@@ -11,22 +11,22 @@ namespace fastps {
 enum class Code : uint8_t {
   kOk = 0,
   // Not now; the same content is sent again under the same sequence number.
-  kRetry = 1,  // the server does not know enough yet (a newer map, session or table exists)
-  kMoved = 2,  // the shard is served elsewhere, in another view
-  kGap = 3,    // an earlier sequence number has not arrived
+  kRetry = 1,      // the server does not know enough yet (a newer map, session or table exists)
+  kMoved = 2,      // the shard is served elsewhere, in another view
+  kGap = 3,        // an earlier sequence number has not arrived
   kDuplicate = 4,  // applied before; to the caller the same as kOk
   // Final.
-  kMalformed = 16,       // the bytes are not a message of this protocol version
-  kTableNotFound = 17,   // no table of that id
-  kShapeMismatch = 18,   // counts do not fit the table's shape
-  kValueRange = 19,      // NaN, Inf or a row out of range
-  kSessionEnded = 20,    // the session was ended by the scheduler
-  kServerLost = 21,      // every copy of the shard is lost
-  kTimeout = 22,         // the caller's deadline passed; the outcome is unknown
-  kClosed = 23,          // the client or server was closed
-  kConfig = 24,          // a setting is wrong or something needed is not installed
-  kWrongCluster = 25,    // another cluster, epoch or process life
-  kUnavailable = 26,     // an operating system call failed
+  kMalformed = 16,      // the bytes are not a message of this protocol version
+  kTableNotFound = 17,  // no table of that id
+  kShapeMismatch = 18,  // counts do not fit the table's shape
+  kValueRange = 19,     // NaN, Inf or a row out of range
+  kSessionEnded = 20,   // the session was ended by the scheduler
+  kServerLost = 21,     // every copy of the shard is lost
+  kTimeout = 22,        // the caller's deadline passed; the outcome is unknown
+  kClosed = 23,         // the client or server was closed
+  kConfig = 24,         // a setting is wrong or something needed is not installed
+  kWrongCluster = 25,   // another cluster, epoch or process life
+  kUnavailable = 26,    // an operating system call failed
 };
 
 class [[nodiscard]] Status {

@@ -22,10 +22,12 @@ struct StrongNumber {
 
 using ServerId = StrongNumber<struct ServerIdTag, uint32_t>;
 using TableId = StrongNumber<struct TableIdTag, uint32_t>;
-using ShardId = StrongNumber<struct ShardIdTag, uint32_t>;     // within its table
-using ThreadId = StrongNumber<struct ThreadIdTag, uint32_t>;   // a data thread within its server
-using SessionId = StrongNumber<struct SessionIdTag, uint64_t>; // one joined life of a Client; 0: none
-using Sequence = StrongNumber<struct SequenceTag, uint64_t>;   // a session's writes to a shard, from 1
+using ShardId = StrongNumber<struct ShardIdTag, uint32_t>;    // within its table
+using ThreadId = StrongNumber<struct ThreadIdTag, uint32_t>;  // a data thread within its server
+using SessionId =
+    StrongNumber<struct SessionIdTag, uint64_t>;  // one joined life of a Client; 0: none
+using Sequence =
+    StrongNumber<struct SequenceTag, uint64_t>;  // a session's writes to a shard, from 1
 using ApplyIndex = StrongNumber<struct ApplyIndexTag, uint64_t>;  // a shard's applied entries
 using ViewNumber = StrongNumber<struct ViewNumberTag, uint32_t>;  // of a shard's chain, only up
 using MapVersion = StrongNumber<struct MapVersionTag, uint64_t>;  // one number over all views

@@ -22,11 +22,12 @@ Status StatusOf(Code code, const TableSpec& spec) {
     case Code::kValueRange:
       return Status(code, table + "the server refused a value: NaN, infinite or out of range");
     case Code::kSessionEnded:
-      return Status(code, "the scheduler ended this client's session (its rank was given to "
-                          "another client, or it was silent too long); connect again");
+      return Status(code,
+                    "the scheduler ended this client's session (its rank was given to "
+                    "another client, or it was silent too long); connect again");
     default:
-      return Status(code, table + "the server answered with code " +
-                              std::to_string(static_cast<int>(code)));
+      return Status(
+          code, table + "the server answered with code " + std::to_string(static_cast<int>(code)));
   }
 }
 
@@ -52,10 +53,10 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
   }
   const PlannedMessage& planned = batch_->messages()[message];
   if (reply.parts.size() != planned.parts.size()) {
-    FailMessage(message, Status(Code::kMalformed, "a reply has " +
-                                                      std::to_string(reply.parts.size()) +
-                                                      " parts, the request had " +
-                                                      std::to_string(planned.parts.size())));
+    FailMessage(message,
+                Status(Code::kMalformed, "a reply has " + std::to_string(reply.parts.size()) +
+                                             " parts, the request had " +
+                                             std::to_string(planned.parts.size())));
     return Verdict::kDone;
   }
   // A part that must go again takes the message with it: the server answers the others as repeats.
@@ -101,8 +102,8 @@ void Call::TakeResults(size_t message, const Reply& reply) {
       for (size_t i = 0; i < reply.parts.size(); ++i) {
         const auto fields = reply.keys.subspan(i * kShardStatsFields, kShardStatsFields);
         const ShardId shard = planned.parts[i].shard;
-        results_.shards.push_back({shard, plan_->route->servers[shard.value],
-                                   {fields[0], fields[1], fields[2]}});
+        results_.shards.push_back(
+            {shard, plan_->route->servers[shard.value], {fields[0], fields[1], fields[2]}});
       }
       return;
     case Op::kPush:

@@ -32,8 +32,8 @@ struct ShardReport {
 // What a call brought beside the arrays it filled.
 struct CallResults {
   uint64_t n_removed = 0;
-  std::vector<ShardReport> shards;   // stats
-  std::vector<Key> scanned_keys;     // scan
+  std::vector<ShardReport> shards;  // stats
+  std::vector<Key> scanned_keys;    // scan
   std::vector<float> scanned_values;
   uint64_t next_cursor = kScanEnd;
 };

@@ -10,24 +10,21 @@
 namespace fastps {
 namespace {
 
-// A send that found no room is tried again this soon.
-constexpr int64_t kNoRoomPauseMs = 2;
-
 Status ClosedStatus() { return Status(Code::kClosed, "the client was closed"); }
 
 Status LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
 
 }  // namespace
 
-Client::Client(const ZmqRuntime& runtime, SessionId session,
-               std::shared_ptr<const ClusterMap> map, const std::string& scheduler)
+Client::Client(const ZmqRuntime& runtime, SessionId session, std::shared_ptr<const ClusterMap> map,
+               const std::string& scheduler)
     : runtime_(&runtime), session_(session), map_(std::move(map)) {
   const ClusterId cluster_id = map_->cluster_id;
   const Incarnation incarnation = map_->incarnation;
   const auto heartbeat = [this, cluster_id, incarnation] {
     MutexLock lock(mutex_);
-    return Heartbeat{Role::kWorker, session_.value, BootId{},      cluster_id,
-                     incarnation,   map_->version,  0,             n_requests()};
+    return Heartbeat{Role::kWorker, session_.value, BootId{}, cluster_id,
+                     incarnation,   map_->version,  0,        n_requests()};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id == cluster_id) InstallMap(std::move(newer));
@@ -229,10 +226,10 @@ bool Client::SendOne(Lane& lane, OutMessage& message, RequestId id) {
   return lane.socket->Send({frames, n_frames});
 }
 
-int64_t Client::NextTimer() const {
+int64_t Client::NextTimer(int64_t now_ms) const {
   int64_t at_ms = kNeverMs;
   for (const auto& [address, lane] : lanes_) {
-    at_ms = std::min({at_ms, lane.in_flight.resend_at_ms(), lane.in_flight.pause_until_ms()});
+    at_ms = std::min({at_ms, lane.in_flight.resend_at_ms(), lane.in_flight.pause_ends_ms(now_ms)});
   }
   return at_ms;
 }
@@ -248,10 +245,9 @@ void Client::Lead(MutexLock& lock, int64_t deadline_ms) {
     items.push_back({lane.socket->raw(), 0, kZmqPollIn, 0});
     polled.push_back(&lane);
   }
-  const int64_t until_ms = std::min({deadline_ms, NextTimer(), now_ms + limits::kWaitSliceMs});
-  // A queue whose window is full, or whose socket had no room, is looked at again soon.
-  const int64_t wait_ms = std::clamp<int64_t>(until_ms - now_ms, polled.empty() ? kNoRoomPauseMs : 0,
-                                              limits::kWaitSliceMs);
+  const int64_t until_ms =
+      std::min({deadline_ms, NextTimer(now_ms), now_ms + limits::kWaitSliceMs});
+  const int64_t wait_ms = std::max<int64_t>(until_ms - now_ms, 0);
   lock.Unlock();
   runtime_->api().poll(items.data(), static_cast<int>(items.size()), static_cast<long>(wait_ms));
   lock.Lock();
@@ -330,16 +326,18 @@ bool Client::Wait(const Call& call, int64_t deadline_ms) {
   return true;
 }
 
+bool Client::IsDone(const Call& call) {
+  MutexLock lock(mutex_);
+  return call.done();
+}
+
 void Client::Detach(Call& call) {
   if (runtime_ == nullptr) return;
   MutexLock lock(mutex_);
   if (call.done()) return;
-  std::shared_ptr<Call> shared;
   for (auto& [address, lane] : lanes_) {
     lane.in_flight.ForEachQueued([&](OutMessage& message) {
-      if (message.call.get() != &call) return;
-      shared = message.call;
-      if (message.gathered) return;
+      if (message.call.get() != &call || message.gathered) return;
       message.values = call.GatherValues(message.index, *buffers_);
       message.gathered = true;
     });

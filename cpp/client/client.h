@@ -1,9 +1,9 @@
 // Client: what a worker's session sends and waits for. Any thread may call any method.
 //
-// Over sockets the threads that wait share the work: one of them leads, which is to say it polls and
-// uses the sockets while the others sleep; a blocking call of a single thread therefore needs no
-// thread hand-off. A background thread leads for asynchronous calls only. Embedded, a call runs on
-// the caller's thread from end to end.
+// Over sockets the threads that wait share the work: one of them leads, which is to say it polls
+// and uses the sockets while the others sleep; a blocking call of a single thread therefore needs
+// no thread hand-off. A background thread leads for asynchronous calls only. Embedded, a call runs
+// on the caller's thread from end to end.
 #pragma once
 
 #include <atomic>
@@ -64,6 +64,8 @@ class Client {
   // Waits until `call` is done; false when `deadline_ms` came first.
   bool Wait(const Call& call, int64_t deadline_ms);
 
+  bool IsDone(const Call& call);
+
   // The caller stops waiting: its arrays are not touched after this returns. A write goes on until
   // it is acknowledged.
   void Detach(Call& call);
@@ -101,7 +103,7 @@ class Client {
   void DropLostLanes() FASTPS_REQUIRES(mutex_);
   void FailAll(const Status& status) FASTPS_REQUIRES(mutex_);
   void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
-  int64_t NextTimer() const FASTPS_REQUIRES(mutex_);
+  int64_t NextTimer(int64_t now_ms) const FASTPS_REQUIRES(mutex_);
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
 

@@ -46,7 +46,9 @@ int64_t InFlight::resend_at_ms() const {
   return sent_.empty() ? kNeverMs : last_progress_ms_ + resend_after_ms_;
 }
 
-int64_t InFlight::pause_until_ms() const { return queued_.empty() ? kNeverMs : pause_until_ms_; }
+int64_t InFlight::pause_ends_ms(int64_t now_ms) const {
+  return queued_.empty() || now_ms >= pause_until_ms_ ? kNeverMs : pause_until_ms_;
+}
 
 void InFlight::RestartAll(int64_t now_ms) {
   for (auto& [id, message] : sent_) Enqueue(std::move(message));

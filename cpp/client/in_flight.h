@@ -17,12 +17,15 @@ namespace fastps {
 // One message of a call on its way. The same content is sent under the same sequences each time.
 struct OutMessage {
   std::shared_ptr<Call> call;
-  size_t index = 0;  // among the call's planned messages
-  uint64_t number = 0;  // its place in the client's order of messages
+  size_t index = 0;               // among the call's planned messages
+  uint64_t number = 0;            // its place in the client's order of messages
   std::vector<PartHeader> parts;  // with their sequences
   Buffer values;
   bool gathered = false;  // values are filled; from then on the caller's arrays are not needed
-  size_t bytes() const { return call->batch().messages()[index].n_values * sizeof(float) + 64; }
+  size_t bytes() const {
+    const PlannedMessage& planned = call->batch().messages()[index];
+    return planned.n_keys * sizeof(Key) + planned.n_values * sizeof(float);
+  }
 };
 
 class InFlight {
@@ -46,8 +49,8 @@ class InFlight {
 
   // When the silence has lasted too long, or kNeverMs while nothing is out.
   int64_t resend_at_ms() const;
-  // When a pause ends, or kNeverMs while nothing is queued.
-  int64_t pause_until_ms() const;
+  // When the pause that holds queued messages back ends, or kNeverMs while there is none.
+  int64_t pause_ends_ms(int64_t now_ms) const;
 
   // Queues everything that was sent: the connection is made anew. The next silence may last longer.
   void RestartAll(int64_t now_ms);
@@ -64,8 +67,8 @@ class InFlight {
   }
 
  private:
-  std::map<uint64_t, std::shared_ptr<OutMessage>> queued_;     // by number
-  std::map<RequestId, std::shared_ptr<OutMessage>> sent_;      // by transmission
+  std::map<uint64_t, std::shared_ptr<OutMessage>> queued_;  // by number
+  std::map<RequestId, std::shared_ptr<OutMessage>> sent_;   // by transmission
   size_t sent_bytes_ = 0;
   int64_t last_progress_ms_ = 0;
   int64_t resend_after_ms_ = 0;

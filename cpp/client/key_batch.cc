@@ -81,7 +81,8 @@ class KeyBatch final : public Batch {
   }
 
   void ScatterFlags(size_t message, const uint8_t* flags, uint8_t* places) const override {
-    ForEachPlace(message, [&](size_t place, size_t number, bool) { places[place] = flags[number]; });
+    ForEachPlace(message,
+                 [&](size_t place, size_t number, bool) { places[place] = flags[number]; });
   }
 
  private:
@@ -109,9 +110,9 @@ class KeyBatch final : public Batch {
 
   const size_t width_;
   // Entries are the caller's keys in bin order; messages cover them one after the other.
-  std::vector<uint32_t> places_;        // where each entry stood in the caller's keys
-  std::vector<uint32_t> numbers_;       // its distinct key; empty: all are distinct, the same as i
-  std::vector<size_t> entries_begin_;   // per message, and the end
+  std::vector<uint32_t> places_;       // where each entry stood in the caller's keys
+  std::vector<uint32_t> numbers_;      // its distinct key; empty: all are distinct, the same as i
+  std::vector<size_t> entries_begin_;  // per message, and the end
 };
 
 // Keys in bin order: a stable counting sort.
@@ -156,8 +157,8 @@ void Bins::Sort(const ShardPlan& plan, std::span<const Key> batch) {
 
 Status KeyBatch::Group(const ShardPlan& plan, std::span<const Key> keys, BufferPool& buffers) {
   const size_t row_bytes = width_ * sizeof(float);
-  const size_t keys_goal = std::clamp<size_t>(limits::kMessageValuesBytesGoal / row_bytes, 1,
-                                              limits::kMessageKeysGoal);
+  const size_t keys_goal =
+      std::clamp<size_t>(limits::kMessageValuesBytesGoal / row_bytes, 1, limits::kMessageKeysGoal);
   const uint32_t num_shards = plan.spec().num_shards;
   if (keys.size() >= ~uint32_t{0}) {
     return Status(Code::kValueRange, "a batch of " + std::to_string(keys.size()) +
@@ -185,9 +186,11 @@ Status KeyBatch::Group(const ShardPlan& plan, std::span<const Key> keys, BufferP
                     unique.data() + n_unique, numbers_.data() + begin);
     if (n_distinct * row_bytes > kPartValuesBytesMax) {
       return Status(Code::kShapeMismatch,
-                    std::to_string(n_distinct) + " keys of one batch fall into one slice of a "
-                    "shard; with " + std::to_string(row_bytes) +
-                    " bytes a row they pass the largest message. Split the batch");
+                    std::to_string(n_distinct) +
+                        " keys of one batch fall into one slice of a "
+                        "shard; with " +
+                        std::to_string(row_bytes) +
+                        " bytes a row they pass the largest message. Split the batch");
     }
     const uint32_t rank = bin / bins.per_shard;
     const uint32_t lane = plan.lane_of_rank[rank];

@@ -29,7 +29,8 @@ class RangeBatch final : public Batch {
     ForEachRange(message, [&](const Range& range, size_t offset) {
       float* const sums = values + offset;
       std::memcpy(sums, gradients + range.place, range.size * sizeof(float));
-      ForEachDuplicate(range, [&](uint64_t place) { kernels.add(sums, gradients + place, range.size); });
+      ForEachDuplicate(range,
+                       [&](uint64_t place) { kernels.add(sums, gradients + place, range.size); });
     });
   }
 
@@ -58,8 +59,8 @@ class RangeBatch final : public Batch {
     uint32_t rank;  // of its shard
     uint64_t begin;
     uint64_t size;
-    uint64_t place;        // in the caller's array, floats
-    uint64_t row_place;    // of the first element of its row: the key of duplicates_
+    uint64_t place;      // in the caller's array, floats
+    uint64_t row_place;  // of the first element of its row: the key of duplicates_
   };
   struct Duplicate {
     uint64_t place;
@@ -86,8 +87,8 @@ class RangeBatch final : public Batch {
     }
   }
 
-  std::vector<Range> ranges_;          // in message order once finished
-  std::vector<size_t> ranges_begin_;   // per message, and the end
+  std::vector<Range> ranges_;         // in message order once finished
+  std::vector<size_t> ranges_begin_;  // per message, and the end
   std::unordered_map<uint64_t, std::vector<Duplicate>> duplicates_;
 };
 
@@ -96,8 +97,8 @@ ShardId ShardOfElement(uint64_t element, uint64_t n_elements, uint32_t num_shard
   const uint64_t shorter = n_elements / num_shards;
   const uint64_t longer = n_elements % num_shards;
   const uint64_t boundary = longer * (shorter + 1);
-  const uint64_t shard = element < boundary ? element / (shorter + 1)
-                                            : longer + (element - boundary) / shorter;
+  const uint64_t shard =
+      element < boundary ? element / (shorter + 1) : longer + (element - boundary) / shorter;
   return ShardId(static_cast<uint32_t>(shard));
 }
 
@@ -109,8 +110,8 @@ void RangeBatch::AddRange(const ShardPlan& plan, ElementRange range, uint64_t pl
     const ShardId shard = ShardOfElement(range.begin, n_elements, spec.num_shards);
     const uint64_t block_end = DenseShardRange(n_elements, spec.num_shards, shard).end;
     const uint64_t end = std::min({range.end, block_end, range.begin + kRangeFloatsGoal});
-    ranges_.push_back({plan.rank_of_shard[shard.value], range.begin, end - range.begin, place,
-                       row_place});
+    ranges_.push_back(
+        {plan.rank_of_shard[shard.value], range.begin, end - range.begin, place, row_place});
     place += end - range.begin;
     range.begin = end;
   }
@@ -191,8 +192,7 @@ std::unique_ptr<Batch> MakeShardBatch(const ShardPlan& plan) {
     const uint32_t lane = plan.lane_of_rank[rank];
     const ShardId shard = plan.shard_of_rank[rank];
     if (messages.empty() || messages.back().lane != lane) messages.push_back({lane, {}, 0, 0, 0});
-    messages.back().parts.push_back(
-        {shard, plan.route->views[shard.value], Sequence(0), 0, 0, 0});
+    messages.back().parts.push_back({shard, plan.route->views[shard.value], Sequence(0), 0, 0, 0});
   }
   return std::make_unique<PlainBatch>(std::move(messages), Buffer());
 }

@@ -20,9 +20,9 @@ struct LaneAddress {
 struct ShardPlan {
   std::shared_ptr<const ClusterMap> map;  // keeps `route` alive
   const TableRoute* route = nullptr;
-  std::vector<LaneAddress> lanes;        // those that hold a shard of this table
-  std::vector<uint32_t> lane_of_rank;    // ranks order the shards by lane, then by number,
-  std::vector<ShardId> shard_of_rank;    // so that the keys of one lane lie side by side
+  std::vector<LaneAddress> lanes;      // those that hold a shard of this table
+  std::vector<uint32_t> lane_of_rank;  // ranks order the shards by lane, then by number,
+  std::vector<ShardId> shard_of_rank;  // so that the keys of one lane lie side by side
   std::vector<uint32_t> rank_of_shard;
 
   const TableSpec& spec() const { return route->spec; }

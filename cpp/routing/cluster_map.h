@@ -33,10 +33,10 @@ struct ClusterMap {
   Epoch epoch;
   Incarnation incarnation;
   MapVersion version;
-  SessionId highest_session;           // the highest ever issued when this map was made
-  std::vector<SessionId> sessions;     // the live ones, sorted
-  std::vector<ServerInfo> servers;     // sorted by id
-  std::vector<TableRoute> tables;      // sorted by id
+  SessionId highest_session;        // the highest ever issued when this map was made
+  std::vector<SessionId> sessions;  // the live ones, sorted
+  std::vector<ServerInfo> servers;  // sorted by id
+  std::vector<TableRoute> tables;   // sorted by id
 
   const ServerInfo* FindServer(ServerId id) const;
   const TableRoute* FindTable(TableId id) const;

@@ -27,8 +27,9 @@ Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
 }  // namespace
 
 RequestHandler::RequestHandler(BootId boot_id)
-    : boot_id_(boot_id), snapshot_(std::make_shared<const Snapshot>(Snapshot{
-                             std::make_shared<const ClusterMap>(), {}})) {}
+    : boot_id_(boot_id),
+      snapshot_(
+          std::make_shared<const Snapshot>(Snapshot{std::make_shared<const ClusterMap>(), {}})) {}
 
 std::shared_ptr<const RequestHandler::Snapshot> RequestHandler::snapshot() const {
   MutexLock lock(mutex_);
@@ -119,8 +120,7 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
   size_t keys_begin = 0, values_begin = 0;
   for (size_t i = 0; i < request.parts.size(); ++i) {
     const PartHeader& header = request.parts[i];
-    Part part{&header, nullptr,
-              request.keys.subspan(keys_begin, header.n_keys),
+    Part part{&header, nullptr, request.keys.subspan(keys_begin, header.n_keys),
               request.values.subspan(values_begin, header.n_values)};
     keys_begin += header.n_keys;
     values_begin += header.n_values;
@@ -149,8 +149,8 @@ void RequestHandler::Submit(const Request& request, ReplySink& replies) {
   reply.code = CheckMessage(request, *snapshot->map);
   const auto found = snapshot->tables.find(request.table);
   if (reply.code == Code::kOk && found == snapshot->tables.end()) {
-    reply.code = request.stamp.map_version > snapshot->map->version ? Code::kRetry
-                                                                    : Code::kTableNotFound;
+    reply.code =
+        request.stamp.map_version > snapshot->map->version ? Code::kRetry : Code::kTableNotFound;
   }
   if (reply.code == Code::kOk) {
     const Table& table = *found->second;
@@ -185,8 +185,7 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
     // A stranger may ask for many times the bytes it sends. The product cannot overflow: keys are
     // bounded by a frame's bytes and widths by kRowWidthMax.
     Code code = parts[i].shard->Check(parts[i].selection);
-    const size_t count =
-        code == Code::kOk ? parts[i].shard->ValueCount(parts[i].selection) : 0;
+    const size_t count = code == Code::kOk ? parts[i].shard->ValueCount(parts[i].selection) : 0;
     if (count > kReplyValuesMax - n_values) code = Code::kShapeMismatch;
     SetCode(&reply->parts[i], code);
     if (code != Code::kOk) continue;
@@ -209,9 +208,8 @@ void RequestHandler::HandleWrite(const Request& request, std::span<const Part> p
                                                        : Write::Kind::kRemove;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
-    const WriteResult result =
-        parts[i].shard->Apply({kind, request.session, parts[i].header->sequence,
-                               parts[i].selection, parts[i].values});
+    const WriteResult result = parts[i].shard->Apply(
+        {kind, request.session, parts[i].header->sequence, parts[i].selection, parts[i].values});
     SetCode(&reply->parts[i], result.code);
     reply->parts[i].detail = result.detail;
   }
@@ -249,12 +247,11 @@ void RequestHandler::HandleScan(const Request& request, std::span<const Part> pa
     SetCode(&result, Code::kShapeMismatch);
     return;
   }
-  const size_t rows_max =
-      std::min<size_t>(limits::kScanRowsMax,
-                       std::max<size_t>(1, kScanValuesGoal / std::max<size_t>(table.spec.row_width, 1)));
+  const size_t rows_max = std::min<size_t>(
+      limits::kScanRowsMax,
+      std::max<size_t>(1, kScanValuesGoal / std::max<size_t>(table.spec.row_width, 1)));
   ScanBatch batch;
-  parts[0].shard->Scan(parts[0].selection[0], std::min<size_t>(request.argument, rows_max),
-                       &batch);
+  parts[0].shard->Scan(parts[0].selection[0], std::min<size_t>(request.argument, rows_max), &batch);
   result.n_keys = static_cast<uint32_t>(batch.keys.size());
   result.n_values = static_cast<uint32_t>(batch.values.size());
   result.detail = batch.finished ? kScanEnd : batch.next_position;

@@ -39,9 +39,9 @@ std::unique_ptr<Server> Server::Create(const ZmqRuntime& runtime, BootId boot_id
                                        const std::string& bind, uint32_t data_threads,
                                        Status* status) {
   if (data_threads == 0 || data_threads > limits::kDataThreadsMax) {
-    *status = Status(Code::kConfig, "data_threads is " + std::to_string(data_threads) +
-                                        ", needed is 1 to " +
-                                        std::to_string(limits::kDataThreadsMax));
+    *status =
+        Status(Code::kConfig, "data_threads is " + std::to_string(data_threads) +
+                                  ", needed is 1 to " + std::to_string(limits::kDataThreadsMax));
     return nullptr;
   }
   std::unique_ptr<Server> server(new Server(runtime, boot_id));
@@ -78,10 +78,9 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
     threads_.emplace_back([this, &socket] { RunDataThread(&socket); });
   }
   const auto heartbeat = [this, id, cluster_id, incarnation] {
-    return Heartbeat{Role::kServer,          id.value,
-                     handler_.boot_id(),     cluster_id,
-                     incarnation,            handler_.map_version(),
-                     handler_.n_rows(),      handler_.n_requests()};
+    return Heartbeat{
+        Role::kServer,          id.value,          handler_.boot_id(),   cluster_id, incarnation,
+        handler_.map_version(), handler_.n_rows(), handler_.n_requests()};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id != cluster_id) return;
@@ -98,7 +97,8 @@ void Server::RunDataThread(ZmqSocket* socket) {
   Decoder decoder;
   std::vector<std::byte> head;
   while (!stopping_) {
-    ZmqPollItem items[] = {{socket->raw(), 0, kZmqPollIn, 0}, {nullptr, waker_.fd(), kZmqPollIn, 0}};
+    ZmqPollItem items[] = {{socket->raw(), 0, kZmqPollIn, 0},
+                           {nullptr, waker_.fd(), kZmqPollIn, 0}};
     runtime_.api().poll(items, 2, -1);
     while (!stopping_ && socket->Receive(&message)) {
       const auto frames = message.frames();

@@ -54,9 +54,9 @@ class KeyIndex {
   // that stayed exactly once, whatever was added, removed or grown in between.
   static uint64_t PositionOf(Key key) { return MixKey(key) * kSpread; }
 
-  // Calls visit(key, payload) for the keys at positions >= `position`, whole home buckets at a time,
-  // until at least `n_goal` were visited or none is left. Returns the position to go on from, or
-  // `kEnd` with *finished set.
+  // Calls visit(key, payload) for the keys at positions >= `position`, whole home buckets at a
+  // time, until at least `n_goal` were visited or none is left. Returns the position to go on from,
+  // or `kEnd` with *finished set.
   template <class Visit>
   uint64_t Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const;
 

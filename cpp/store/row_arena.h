@@ -36,9 +36,9 @@ class RowArena {
   uint32_t chunk_shift_ = 0;  // a chunk holds 2^chunk_shift_ rows
   uint32_t chunk_mask_ = 0;
   std::vector<PageArray<float>> chunks_;
-  uint32_t n_cut_ = 0;              // rows ever cut: numbers below it are in use or on the free list
-  uint32_t n_room_ = 0;             // rows the chunks can hold; n_cut_ <= n_room_
-  uint32_t first_free_ = kNoRow;    // a free row's first float holds the number of the next
+  uint32_t n_cut_ = 0;            // rows ever cut: numbers below it are in use or on the free list
+  uint32_t n_room_ = 0;           // rows the chunks can hold; n_cut_ <= n_room_
+  uint32_t first_free_ = kNoRow;  // a free row's first float holds the number of the next
   size_t bytes_ = 0;
 };
 

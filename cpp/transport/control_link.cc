@@ -40,7 +40,8 @@ void ControlLink::Run() {
       next_heartbeat_ms = now_ms + limits::kHeartbeatIntervalMs;
     }
     ZmqPollItem items[] = {{socket.raw(), 0, kZmqPollIn, 0}, {nullptr, waker_.fd(), kZmqPollIn, 0}};
-    runtime_.api().poll(items, 2, static_cast<long>(std::max<int64_t>(0, next_heartbeat_ms - now_ms)));
+    runtime_.api().poll(items, 2,
+                        static_cast<long>(std::max<int64_t>(0, next_heartbeat_ms - now_ms)));
     if (items[0].revents != 0) {
       TakeMaps(&socket);
       next_heartbeat_ms = NowMs();  // the scheduler waits to hear which map is installed

@@ -17,7 +17,8 @@ namespace fastps {
 class ControlLink {
  public:
   // Both callbacks run on the link's thread. `on_map` gets decoded maps, older ones too.
-  ControlLink(const ZmqRuntime& runtime, std::string scheduler, std::function<Heartbeat()> heartbeat,
+  ControlLink(const ZmqRuntime& runtime, std::string scheduler,
+              std::function<Heartbeat()> heartbeat,
               std::function<void(std::shared_ptr<const ClusterMap>)> on_map);
   ~ControlLink();  // stops the thread
   ControlLink(const ControlLink&) = delete;

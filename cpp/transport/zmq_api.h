@@ -1,6 +1,6 @@
 // ZmqApi: the few functions of libzmq that fastps uses, declared by ourselves and taken from a
-// shared library at run time: the one the pyzmq wheel carries, so that the build needs no libzmq and
-// a process has one copy of it. Immutable once loaded: any thread may use it.
+// shared library at run time: the one the pyzmq wheel carries, so that the build needs no libzmq
+// and a process has one copy of it. Immutable once loaded: any thread may use it.
 #pragma once
 
 #include <cstddef>

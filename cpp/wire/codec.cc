@@ -174,8 +174,8 @@ Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
     return Malformed("frames and their counts differ");
   }
   request->stamp = {ClusterId(header.cluster_id), Epoch(header.epoch),
-                    Incarnation(header.incarnation),
-                    BootId{{header.boot_id[0], header.boot_id[1]}}, MapVersion(header.map_version)};
+                    Incarnation(header.incarnation), BootId{{header.boot_id[0], header.boot_id[1]}},
+                    MapVersion(header.map_version)};
   request->op = op;
   request->table = TableId(header.table);
   request->session = SessionId(header.session);

@@ -65,8 +65,7 @@ Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
       kind != static_cast<uint8_t>(TableKind::kDense)) {
     return Malformed("map: unknown kind of table");
   }
-  if (spec->row_width > limits::kRowWidthMax &&
-      kind == static_cast<uint8_t>(TableKind::kSparse)) {
+  if (spec->row_width > limits::kRowWidthMax && kind == static_cast<uint8_t>(TableKind::kSparse)) {
     return Malformed("map: row too wide");
   }
   if (spec->num_shards == 0 || spec->num_shards > limits::kShardsPerTableMax) {
@@ -219,9 +218,8 @@ std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
   ByteReader reader(frame.subspan(kFrameTagBytes));
   Heartbeat heartbeat;
   uint8_t role = 0;
-  if (!reader.Get(&role) || !reader.Get(&heartbeat.id) ||
-      !GetBootId(&reader, &heartbeat.boot_id) || !GetNumber(&reader, &heartbeat.cluster_id) ||
-      !GetNumber(&reader, &heartbeat.incarnation) ||
+  if (!reader.Get(&role) || !reader.Get(&heartbeat.id) || !GetBootId(&reader, &heartbeat.boot_id) ||
+      !GetNumber(&reader, &heartbeat.cluster_id) || !GetNumber(&reader, &heartbeat.incarnation) ||
       !GetNumber(&reader, &heartbeat.map_version) || !reader.Get(&heartbeat.rows) ||
       !reader.Get(&heartbeat.requests) || reader.remaining() != 0) {
     return std::nullopt;

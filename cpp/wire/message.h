@@ -1,5 +1,6 @@
 // The data messages as structs: what a client asks of a server and what it is answered. The byte
-// format stands in FORMAT.md, its checks in codec.cc. Embedded clusters pass these structs directly.
+// format stands in FORMAT.md, its checks in codec.cc. Embedded clusters pass these structs
+// directly.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +20,12 @@ enum class Op : uint8_t {
   kAssign = 3,
   kRemove = 4,
   kContains = 5,
-  kScan = 6,   // rows in no order, from a cursor on
+  kScan = 6,  // rows in no order, from a cursor on
   kStats = 7,
 };
 
 // Writes are numbered, applied once and acknowledged.
-constexpr bool IsWrite(Op op) {
-  return op == Op::kPush || op == Op::kAssign || op == Op::kRemove;
-}
+constexpr bool IsWrite(Op op) { return op == Op::kPush || op == Op::kAssign || op == Op::kRemove; }
 constexpr bool CarriesValues(Op op) { return op == Op::kPush || op == Op::kAssign; }
 
 // Whom a message is meant for: a server of another cluster, epoch or process life refuses it.
@@ -34,7 +33,7 @@ struct Stamp {
   ClusterId cluster_id;
   Epoch epoch;
   Incarnation incarnation;
-  BootId boot_id;  // of the server
+  BootId boot_id;          // of the server
   MapVersion map_version;  // of the sender
 };
 
@@ -42,9 +41,9 @@ struct Stamp {
 struct PartHeader {
   ShardId shard;
   ViewNumber view;
-  Sequence sequence;       // writes over sockets: from 1; reads and embedded calls: 0
-  uint32_t n_keys = 0;     // sparse: keys; dense: begin and end of each element range
-  uint32_t n_values = 0;   // floats
+  Sequence sequence;      // writes over sockets: from 1; reads and embedded calls: 0
+  uint32_t n_keys = 0;    // sparse: keys; dense: begin and end of each element range
+  uint32_t n_values = 0;  // floats
   uint64_t reserved = 0;
 };
 static_assert(sizeof(PartHeader) == 32);
@@ -109,9 +108,15 @@ struct Reply {
 };
 
 inline Reply ViewOf(const OwnedReply& reply) {
-  return {reply.request_id,           reply.cluster_id,          reply.boot_id,
-          reply.map_version,          reply.code,                reply.parts,
-          reply.keys.As<uint64_t>(),  reply.values.As<float>(),  reply.flags.As<uint8_t>()};
+  return {reply.request_id,
+          reply.cluster_id,
+          reply.boot_id,
+          reply.map_version,
+          reply.code,
+          reply.parts,
+          reply.keys.As<uint64_t>(),
+          reply.values.As<float>(),
+          reply.flags.As<uint8_t>()};
 }
 
 }  // namespace fastps

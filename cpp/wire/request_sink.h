@@ -1,5 +1,5 @@
-// RequestSink: where requests go in and ReplySink: where their replies come out. A server implements
-// the first; the socket loop of a server, or an embedded client, implements the second.
+// RequestSink: where requests go in and ReplySink: where their replies come out. A server
+// implements the first; the socket loop of a server, or an embedded client, implements the second.
 #pragma once
 
 #include "wire/message.h"

@@ -1,0 +1,484 @@
+// The client for Python: numpy arrays become spans, the GIL is released around all work, and Ctrl-C
+// ends a wait. What Python passes is checked by fastps/tables.py; here only what memory safety
+// needs.
+#include "client/client.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "binding/bind.h"
+#include "kernels/kernels.h"
+#include "server/embedded_cluster.h"
+
+namespace py = pybind11;
+
+namespace fastps {
+namespace {
+
+using Keys = py::array_t<uint64_t, py::array::c_style>;
+using Floats = py::array_t<float, py::array::c_style>;
+using MaybeRows = std::optional<Keys>;
+
+// `timeout` seconds from now; infinity never comes.
+int64_t DeadlineAfter(double timeout) {
+  if (!(timeout < 1e12)) return kNeverMs;
+  return NowMs() + static_cast<int64_t>(std::ceil(std::max(timeout, 0.0) * 1000));
+}
+
+const char* NameOf(Op op) {
+  switch (op) {
+    case Op::kPull:
+      return "pull";
+    case Op::kPush:
+      return "push";
+    case Op::kAssign:
+      return "assign";
+    case Op::kRemove:
+      return "remove";
+    case Op::kContains:
+      return "contains";
+    case Op::kScan:
+      return "items";
+    case Op::kStats:
+      return "stats";
+  }
+  return "call";
+}
+
+std::span<const Key> SpanOf(const Keys& keys) {
+  return {keys.data(), static_cast<size_t>(keys.size())};
+}
+
+// Python's handle of a started call: it owns the arrays that the call fills.
+class Ticket {
+ public:
+  Ticket(std::shared_ptr<Client> client, std::shared_ptr<Call> call, py::object output)
+      : client_(std::move(client)), call_(std::move(call)), output_(std::move(output)) {}
+  Ticket(Ticket&&) = default;
+  ~Ticket() {
+    if (call_ == nullptr) return;
+    py::gil_scoped_release release;
+    client_->Detach(*call_);  // late replies must not touch arrays that are going away
+  }
+
+  bool Done() const {
+    py::gil_scoped_release release;
+    return client_->IsDone(*call_);
+  }
+
+  // True once the call has ended; false when `deadline_ms` came first. Raises what Ctrl-C raises.
+  bool WaitUntil(int64_t deadline_ms) const {
+    for (;;) {
+      bool done = false;
+      {
+        py::gil_scoped_release release;
+        done = client_->Wait(*call_, std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
+      }
+      if (done) return true;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (NowMs() >= deadline_ms) return false;
+    }
+  }
+
+  // What the call brought, or its error.
+  py::object Take() {
+    call_->observed = true;
+    if (!call_->status().ok()) Raise();
+    switch (call_->op()) {
+      case Op::kPull:
+      case Op::kContains:
+        return output_;
+      case Op::kRemove:
+        return py::int_(call_->results().n_removed);
+      case Op::kStats:
+        return TakeStats();
+      case Op::kScan:
+        return TakeScan();
+      case Op::kPush:
+      case Op::kAssign:
+        break;
+    }
+    return py::none();
+  }
+
+  py::object Result(double timeout) {
+    if (!WaitUntil(DeadlineAfter(timeout))) RaiseTimeout(timeout);
+    return Take();
+  }
+
+  [[noreturn]] void RaiseTimeout(double timeout) const {
+    const TableSpec& spec = call_->plan().spec();
+    std::string servers;
+    for (const PlannedMessage& message : call_->batch().messages()) {
+      const std::string name = std::to_string(call_->plan().lanes[message.lane].server.value);
+      if (servers.find(name) == std::string::npos) servers += (servers.empty() ? "" : ", ") + name;
+    }
+    char seconds[32];
+    std::snprintf(seconds, sizeof(seconds), "%g", timeout);
+    const bool is_write = IsWrite(call_->op());
+    ThrowNamed("FastPSTimeoutError",
+               std::string(NameOf(call_->op())) + " on table '" + spec.name +
+                   "' did not end within " + seconds + " s; it involves servers " + servers + ". " +
+                   (is_write ? "It may still take effect: flush() settles it; do not send it again"
+                             : "Give a longer timeout= or look at the servers"));
+  }
+
+ private:
+  [[noreturn]] void Raise() {
+    const Status& status = call_->status();
+    if (status.code() != Code::kServerLost) Throw(status);
+    std::vector<uint32_t> servers, shards;
+    for (const ServerId server : call_->lost_servers()) servers.push_back(server.value);
+    for (const ShardId shard : call_->lost_shards()) shards.push_back(shard.value);
+    std::ranges::sort(servers);
+    std::ranges::sort(shards);
+    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+    const std::string& table = call_->plan().spec().name;
+    std::string named;
+    for (size_t i = 0; i < std::min<size_t>(shards.size(), 8); ++i) {
+      named += (i == 0 ? "" : ", ") + std::to_string(shards[i]);
+    }
+    if (shards.size() > 8) named += ", ...";
+    std::string lost_servers;
+    for (const uint32_t server : servers) {
+      lost_servers += (lost_servers.empty() ? "" : ", ") + std::to_string(server);
+    }
+    ThrowServerLost(std::string(NameOf(call_->op())) + " on table '" + table + "': server " +
+                        lost_servers + " is lost and with it every copy of " +
+                        std::to_string(shards.size()) + " shards of this call (" + named +
+                        "). Their rows are gone; start the job again",
+                    py::cast(servers), table, py::cast(shards));
+  }
+
+  py::object TakeStats() {
+    py::list reports;
+    for (const ShardReport& report : call_->results().shards) {
+      py::dict entry;
+      entry["shard"] = report.shard.value;
+      entry["server"] = report.server.value;
+      entry["rows"] = report.stats.rows;
+      entry["bytes"] = report.stats.bytes;
+      entry["apply_index"] = report.stats.apply_index;
+      reports.append(std::move(entry));
+    }
+    return reports;
+  }
+
+  py::object TakeScan() {
+    const CallResults& results = call_->results();
+    const py::ssize_t n_keys = static_cast<py::ssize_t>(results.scanned_keys.size());
+    Keys keys(n_keys);
+    std::ranges::copy(results.scanned_keys, keys.mutable_data());
+    const py::ssize_t width = static_cast<py::ssize_t>(call_->plan().spec().row_width);
+    Floats values(std::vector<py::ssize_t>{n_keys, width});
+    std::ranges::copy(results.scanned_values, values.mutable_data());
+    py::object next = py::none();
+    if (results.next_cursor != kScanEnd) next = py::int_(results.next_cursor);
+    return py::make_tuple(keys, values, next);
+  }
+
+  std::shared_ptr<Client> client_;
+  std::shared_ptr<Call> call_;
+  py::object output_;
+};
+
+// What makes the batch of a call, once the plan is known.
+auto KeysOf(const Keys& keys) {
+  return [&keys](const ShardPlan& plan, BufferPool& buffers, Status* status) {
+    return MakeKeyBatch(plan, SpanOf(keys), buffers, status);
+  };
+}
+auto RowsOf(const MaybeRows& rows) {
+  return [&rows](const ShardPlan& plan, BufferPool& buffers, Status* status) {
+    if (!rows) return MakeWholeBatch(plan, buffers);
+    for (const uint64_t row : SpanOf(*rows)) {
+      if (row >= plan.spec().n_rows) {
+        *status = Status(Code::kValueRange, "row " + std::to_string(row) + " of a table with " +
+                                                std::to_string(plan.spec().n_rows) + " rows");
+        return std::unique_ptr<Batch>();
+      }
+    }
+    return MakeRowBatch(plan, SpanOf(*rows), buffers);
+  };
+}
+
+class ClientHandle {
+ public:
+  explicit ClientHandle(std::shared_ptr<Client> client) : client_(std::move(client)) {}
+
+  void InstallMap(const py::bytes& map_blob) {
+    std::shared_ptr<const ClusterMap> map = MapOfBlob(map_blob);
+    py::gil_scoped_release release;
+    client_->InstallMap(std::move(map));
+  }
+
+  Ticket StartPull(uint32_t table, const Keys& keys, Client::Mode mode, int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    Floats rows({keys.size(), Width(*plan)});
+    CallArrays arrays;
+    arrays.rows = rows.mutable_data();
+    return Start(Op::kPull, plan, KeysOf(keys), arrays, rows, mode, deadline_ms);
+  }
+
+  Ticket StartWrite(Op op, uint32_t table, const Keys& keys, const Floats& values,
+                    Client::Mode mode, int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    CheckValues(values, keys.size() * Width(*plan));
+    CallArrays arrays;
+    arrays.values = values.data();
+    return Start(op, plan, KeysOf(keys), arrays, py::none(), mode, deadline_ms);
+  }
+
+  Ticket StartDensePull(uint32_t table, const MaybeRows& rows, Client::Mode mode,
+                        int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    Floats values({RowCount(*plan, rows), Width(*plan)});
+    CallArrays arrays;
+    arrays.rows = values.mutable_data();
+    return Start(Op::kPull, plan, RowsOf(rows), arrays, values, mode, deadline_ms);
+  }
+
+  Ticket StartDenseWrite(Op op, uint32_t table, const MaybeRows& rows, const Floats& values,
+                         Client::Mode mode, int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    CheckValues(values, RowCount(*plan, rows) * Width(*plan));
+    CallArrays arrays;
+    arrays.values = values.data();
+    return Start(op, plan, RowsOf(rows), arrays, py::none(), mode, deadline_ms);
+  }
+
+  py::object Contains(uint32_t table, const Keys& keys, double timeout) {
+    const auto plan = PlanOf(table);
+    py::array_t<bool> flags(keys.size());
+    CallArrays arrays;
+    static_assert(sizeof(bool) == sizeof(uint8_t));
+    arrays.flags = reinterpret_cast<uint8_t*>(flags.mutable_data());
+    return Start(Op::kContains, plan, KeysOf(keys), arrays, flags, Client::Mode::kBlocking,
+                 DeadlineAfter(timeout))
+        .Result(timeout);
+  }
+
+  py::object Remove(uint32_t table, const Keys& keys, double timeout) {
+    return Start(Op::kRemove, PlanOf(table), KeysOf(keys), {}, py::none(), Client::Mode::kBlocking,
+                 DeadlineAfter(timeout))
+        .Result(timeout);
+  }
+
+  py::object Stats(uint32_t table, double timeout) {
+    const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
+      return MakeShardBatch(plan);
+    };
+    return Start(Op::kStats, PlanOf(table), make, {}, py::none(), Client::Mode::kBlocking,
+                 DeadlineAfter(timeout))
+        .Result(timeout);
+  }
+
+  py::object Scan(uint32_t table, uint32_t shard, uint64_t cursor, uint32_t rows_max,
+                  double timeout) {
+    const auto plan = PlanOf(table);
+    if (shard >= plan->spec().num_shards) ThrowNamed("ValueRangeError", "no such shard");
+    const auto make = [&](const ShardPlan& p, BufferPool& buffers, Status*) {
+      return MakeScanBatch(p, ShardId(shard), cursor, buffers);
+    };
+    return Start(Op::kScan, plan, make, {}, py::none(), Client::Mode::kBlocking,
+                 DeadlineAfter(timeout), rows_max)
+        .Result(timeout);
+  }
+
+  void Flush(double timeout) {
+    const int64_t deadline_ms = DeadlineAfter(timeout);
+    for (;;) {
+      bool settled = false;
+      {
+        py::gil_scoped_release release;
+        settled = client_->WaitForWrites(std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
+      }
+      if (settled) break;
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (NowMs() >= deadline_ms) {
+        ThrowNamed("FastPSTimeoutError",
+                   "flush: not every push was acknowledged by the deadline; call it again to go "
+                   "on waiting");
+      }
+    }
+    ThrowUnlessOk(client_->TakeUnobservedFailure());
+  }
+
+  void Close() {
+    py::gil_scoped_release release;
+    client_->Close();
+  }
+
+ private:
+  std::shared_ptr<const ShardPlan> PlanOf(uint32_t table) const {
+    auto plan = client_->PlanOf(TableId(table));
+    if (plan == nullptr) {
+      ThrowNamed("TableNotFoundError",
+                 "table " + std::to_string(table) + " is not in the cluster map; it was dropped");
+    }
+    return plan;
+  }
+
+  static py::ssize_t Width(const ShardPlan& plan) {
+    return static_cast<py::ssize_t>(plan.spec().row_width);
+  }
+  static py::ssize_t RowCount(const ShardPlan& plan, const MaybeRows& rows) {
+    return rows ? rows->size() : static_cast<py::ssize_t>(plan.spec().n_rows);
+  }
+
+  static void CheckValues(const Floats& values, py::ssize_t size) {
+    if (values.size() != size) {
+      ThrowNamed("ShapeError", "values have " + std::to_string(values.size()) +
+                                   " elements, needed are " + std::to_string(size));
+    }
+    bool finite = false;
+    {
+      const float* const data = values.data();
+      py::gil_scoped_release release;
+      finite = ActiveKernels().all_finite(data, static_cast<size_t>(size));
+    }
+    if (!finite) {
+      ThrowNamed("ValueRangeError",
+                 "values contain NaN or infinity (as float32); nothing was sent");
+    }
+  }
+
+  template <class MakeBatch>
+  Ticket Start(Op op, const std::shared_ptr<const ShardPlan>& plan, MakeBatch make_batch,
+               CallArrays arrays, py::object output, Client::Mode mode, int64_t deadline_ms,
+               uint32_t argument = 0) {
+    Status status;
+    std::shared_ptr<Call> call;
+    {
+      py::gil_scoped_release release;
+      std::unique_ptr<Batch> batch = make_batch(*plan, client_->buffers(), &status);
+      if (batch != nullptr) {
+        call = std::make_shared<Call>(op, plan, std::move(batch), arrays);
+        call->argument = argument;
+        client_->Start(call, mode, deadline_ms);
+      }
+    }
+    ThrowUnlessOk(status);
+    return Ticket(client_, std::move(call), std::move(output));
+  }
+
+  std::shared_ptr<Client> client_;
+};
+
+ClientHandle ConnectedClient(uint64_t session, const py::bytes& map_blob,
+                             const std::string& scheduler) {
+  return ClientHandle(std::make_shared<Client>(LoadedRuntime(), SessionId(session),
+                                               MapOfBlob(map_blob), scheduler));
+}
+
+ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t session,
+                            const py::bytes& map_blob) {
+  const auto find_sink = [cluster = std::move(cluster)](BootId boot_id) {
+    return cluster->FindServer(boot_id);
+  };
+  return ClientHandle(std::make_shared<Client>(find_sink, SessionId(session), MapOfBlob(map_blob)));
+}
+
+constexpr auto kBlocking = Client::Mode::kBlocking;
+constexpr auto kAsync = Client::Mode::kAsync;
+
+}  // namespace
+
+void BindClient(py::module_& m) {
+  py::class_<Ticket>(m, "Ticket")
+      .def("done", &Ticket::Done)
+      .def("result", &Ticket::Result, py::arg("timeout"));
+
+  const auto table = py::arg("table");
+  const auto keys = py::arg("keys").noconvert();
+  const auto rows = py::arg("rows").noconvert();
+  const auto values = py::arg("values").noconvert();
+  const auto timeout = py::arg("timeout");
+  py::class_<ClientHandle>(m, "Client")
+      .def(py::init(&ConnectedClient), py::arg("session"), py::arg("map_blob"),
+           py::arg("scheduler"))
+      .def_static("embedded", &EmbeddedClient, py::arg("cluster"), py::arg("session"),
+                  py::arg("map_blob"))
+      .def("install_map", &ClientHandle::InstallMap, py::arg("map_blob"))
+      .def(
+          "pull",
+          [](ClientHandle& c, uint32_t t, const Keys& k, double s) {
+            return c.StartPull(t, k, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, timeout)
+      .def(
+          "push",
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
+            c.StartWrite(Op::kPush, t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, values, timeout)
+      .def(
+          "assign",
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
+            c.StartWrite(Op::kAssign, t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, values, timeout)
+      .def(
+          "pull_async",
+          [](ClientHandle& c, uint32_t t, const Keys& k, double s) {
+            return c.StartPull(t, k, kAsync, DeadlineAfter(s));
+          },
+          table, keys, timeout)
+      .def(
+          "push_async",
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
+            return c.StartWrite(Op::kPush, t, k, v, kAsync, DeadlineAfter(s));
+          },
+          table, keys, values, timeout)
+      .def(
+          "dense_pull",
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s) {
+            return c.StartDensePull(t, r, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, rows, timeout)
+      .def(
+          "dense_push",
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
+            c.StartDenseWrite(Op::kPush, t, r, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, rows, values, timeout)
+      .def(
+          "dense_assign",
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
+            c.StartDenseWrite(Op::kAssign, t, r, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, rows, values, timeout)
+      .def(
+          "dense_pull_async",
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s) {
+            return c.StartDensePull(t, r, kAsync, DeadlineAfter(s));
+          },
+          table, rows, timeout)
+      .def(
+          "dense_push_async",
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
+            return c.StartDenseWrite(Op::kPush, t, r, v, kAsync, DeadlineAfter(s));
+          },
+          table, rows, values, timeout)
+      .def("contains", &ClientHandle::Contains, table, keys, timeout)
+      .def("remove", &ClientHandle::Remove, table, keys, timeout)
+      .def("stats", &ClientHandle::Stats, table, timeout)
+      .def("scan", &ClientHandle::Scan, table, py::arg("shard"), py::arg("cursor"),
+           py::arg("rows_max"), timeout)
+      .def("flush", &ClientHandle::Flush, timeout)
+      .def("close", &ClientHandle::Close);
+}
+
+}  // namespace fastps
