@@ -23,7 +23,7 @@ the penalties of the objective above: then they mean the same for all optimizers
 
 **Steps.** For SGD the learning rate multiplies the mean gradient of a full minibatch (the table
 gets lr / batch size). AdaGrad and FTRL do not depend on the scale of gradients. With `decay`,
-gradients are multiplied by a factor that falls linearly to 0 in the second half of the epochs, which
+gradients are multiplied by a factor that falls linearly to 0 in the second half of the epochs. That
 shrinks the steps of SGD and (its sums being large by then) of AdaGrad: a constant rate would leave
 the weights jumping around the optimum.
 
