@@ -33,6 +33,9 @@ LINE_BYTES_MAX = 64 << 20
 # What one compressed file may hold: its rows are in memory at once.
 UNCOMPRESSED_BYTES_MAX = 4 << 30
 
+# Little enough that what one piece uncompresses to stays far below the limit above.
+ZSTD_INPUT_BYTES = 16 << 10
+
 COMPRESSED_SUFFIXES = (".gz", ".zst")
 
 
@@ -110,21 +113,9 @@ class Chunk:
 
     def _read_compressed(self) -> bytes:
         suffix = Path(self.path).suffix
-        damaged: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile)
         try:
-            if suffix == ".gz":
-                with gzip.open(self.path) as file:
-                    data = file.read(UNCOMPRESSED_BYTES_MAX + 1)
-            else:
-                zstandard = _import_zstandard(self.path)
-                damaged = (zstandard.ZstdError,)
-                reader = zstandard.ZstdDecompressor()
-                with (
-                    Path(self.path).open("rb") as raw,
-                    reader.stream_reader(raw, read_across_frames=True) as stream,
-                ):
-                    data = stream.read(UNCOMPRESSED_BYTES_MAX + 1)
-        except damaged as error:
+            data = _read_gzip(self.path) if suffix == ".gz" else _read_zstandard(self.path)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
                 f"{self.path}: is not a complete {suffix} file ({error}); make it again"
             ) from error
@@ -133,7 +124,7 @@ class Chunk:
                 f"{self.path}: holds more than {UNCOMPRESSED_BYTES_MAX >> 30} GiB; "
                 "split it into several files"
             )
-        return bytes(data)
+        return data
 
 
 def find_files(sources: Sequence[str | Path]) -> list[Path]:
@@ -227,11 +218,32 @@ def _line_bytes(path: Path) -> float:
     return len(head) / max(head.count(b"\n"), 1)
 
 
-def _import_zstandard(path: str) -> object:
+def _read_gzip(path: str) -> bytes:
+    with gzip.open(path) as file:
+        return file.read(UNCOMPRESSED_BYTES_MAX + 1)
+
+
+def _read_zstandard(path: str) -> bytes:
+    """Read all frames of a file, or a little more than may be used; EOFError: it is damaged."""
     try:
         import zstandard
     except ImportError as error:
         raise ConfigError(
             f"{path}: .zst files need the package zstandard: pip install 'fastps[train]'"
         ) from error
-    return zstandard
+    # Not zstandard's stream_reader: it takes a file that was cut off for a whole one.
+    data = bytearray()
+    frame = None
+    with Path(path).open("rb") as file:
+        while (left := file.read(ZSTD_INPUT_BYTES)) and len(data) <= UNCOMPRESSED_BYTES_MAX:
+            while left:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    data += frame.decompress(left)
+                except zstandard.ZstdError as error:
+                    raise EOFError(str(error)) from error
+                left = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    if frame is not None and len(data) <= UNCOMPRESSED_BYTES_MAX:
+        raise EOFError("it ends within a frame")
+    return bytes(data)

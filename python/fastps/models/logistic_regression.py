@@ -52,6 +52,7 @@ from fastps.models.progress import Progress
 
 if TYPE_CHECKING:
     from fastps.client import Client
+
     from fastps.tables import DenseTable, SparseTable
 
 __all__ = ["LogisticRegressionTrainer"]

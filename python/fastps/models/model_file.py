@@ -97,7 +97,7 @@ def load_model(path: str | Path) -> LinearModel:
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: is not a model file (.npz of 'fastps train'): {error}") from error
     return _check(path, arrays)
 
