@@ -19,7 +19,7 @@ from fastps.config import child_environment
 from fastps.launch.job_file import JobFile, ProcessEntry
 from fastps.launch.notifier import Notifier
 from fastps.launch.output import Relay
-from fastps.launch.process import ChildProcess, describe_exit
+from fastps.launch.process import ChildProcess, Guardian, describe_exit
 from fastps.launch.spec import JobResult, JobSpec
 from fastps.scheduler.messages import ProcessExited
 
@@ -93,6 +93,7 @@ class Supervisor:
         self._spec = spec
         self._relay = Relay()
         self._job_file = JobFile(spec.job_file) if spec.job_file else None
+        self._guardian = Guardian([spec.job_file.absolute()] if spec.job_file else [])
         self._notifier: Notifier | None = None
         self._address: str | None = None
         self._slots: list[Slot] = []
@@ -188,6 +189,7 @@ class Supervisor:
             return
         finally:
             os.close(ready_of_child)
+        self._guardian.add(process)
         slot.process = process
         prefix = f"[{slot.name}] " if self._spec.prefix else ""
         self._relay.add(process.stdout, 1, prefix)
@@ -216,6 +218,7 @@ class Supervisor:
                 continue
             code = process.reap()
             if code is not None:
+                self._guardian.remove(process)
                 slot.process = None
                 self._ended(slot, code, process.pid)
 
@@ -280,6 +283,7 @@ class Supervisor:
             self._notifier.close()
         if self._job_file is not None:
             self._job_file.remove()
+        self._guardian.close()
         deadline = time.monotonic() + PIPE_GRACE_SECONDS
         while self._relay.n_open and time.monotonic() < deadline:
             self._relay.pump(TURN_SECONDS)

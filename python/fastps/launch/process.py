@@ -1,7 +1,8 @@
 """Child processes that cannot outlive their parent.
 
 Each has a session and a process group of its own, so that its own children are found when it is
-stopped, and asks the kernel to be killed when the parent dies (Linux, ``PR_SET_PDEATHSIG``).
+stopped, and asks the kernel to be killed when the parent dies (Linux, ``PR_SET_PDEATHSIG``). For
+the children of children there is the guardian.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-__all__ = ["ChildProcess", "describe_exit"]
+from fastps.launch import guardian
+
+__all__ = ["ChildProcess", "Guardian", "describe_exit"]
 
 PR_SET_PDEATHSIG = 1
 
@@ -112,3 +117,41 @@ def describe_exit(code: int) -> str:
     except ValueError:
         name = "unknown"
     return f"was killed by signal {-code} ({name})"
+
+
+class Guardian:
+    """Ends the process groups of children whose parent was killed: see guardian.py.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Removed as well when the parent was killed.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        program = str(Path(guardian.__file__))
+        self._popen = subprocess.Popen(
+            [sys.executable, "-I", "-S", program, *map(str, files)],
+            stdin=subprocess.PIPE,
+            bufsize=0,
+            start_new_session=True,
+        )
+
+    def add(self, process: ChildProcess) -> None:
+        """Guard a child's group."""
+        self._say(f"+{process.pid}\n")
+
+    def remove(self, process: ChildProcess) -> None:
+        """Guard a child's group no more: it was reaped."""
+        self._say(f"-{process.pid}\n")
+
+    def close(self) -> None:
+        """End. Groups that are still guarded are killed."""
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        self._popen.wait()
+
+    def _say(self, line: str) -> None:
+        assert self._popen.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._popen.stdin.write(line.encode())
