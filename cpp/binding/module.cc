@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
   fastps::BindServer(m);
   fastps::BindClient(m);
   fastps::BindLibsvm(m);
+  fastps::BindHash(m);
 }

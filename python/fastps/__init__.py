@@ -1,0 +1,60 @@
+"""fastps: a parameter server for large sparse machine learning. numpy in and out."""
+
+from fastps import initializers, optimizers
+from fastps.client import Client, connect
+from fastps.consistency import ASP, BSP, SSP
+from fastps.errors import (
+    AuthenticationError,
+    CheckpointError,
+    ClosedError,
+    ConfigError,
+    DTypeError,
+    EpochChangedError,
+    FastPSError,
+    FastPSTimeoutError,
+    KeyTypeError,
+    ServerLostError,
+    SessionEndedError,
+    ShapeError,
+    StalePullError,
+    TableMismatchError,
+    TableNotFoundError,
+    ValueRangeError,
+    WireError,
+)
+from fastps.futures import Future
+from fastps.keys import hash_keys
+from fastps.tables import DenseTable, SparseTable
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASP",
+    "BSP",
+    "SSP",
+    "AuthenticationError",
+    "CheckpointError",
+    "Client",
+    "ClosedError",
+    "ConfigError",
+    "DTypeError",
+    "DenseTable",
+    "EpochChangedError",
+    "FastPSError",
+    "FastPSTimeoutError",
+    "Future",
+    "KeyTypeError",
+    "ServerLostError",
+    "SessionEndedError",
+    "ShapeError",
+    "SparseTable",
+    "StalePullError",
+    "TableMismatchError",
+    "TableNotFoundError",
+    "ValueRangeError",
+    "WireError",
+    "connect",
+    "hash_keys",
+    "initializers",
+    "optimizers",
+]

@@ -1,0 +1,565 @@
+"""The client: one worker's session with a cluster."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from fastps import _core, _libzmq
+from fastps.config import Settings
+from fastps.consistency import Consistency
+from fastps.control import Control, SocketControl, new_boot_id
+from fastps.embedded import EmbeddedCluster
+from fastps.errors import ClosedError, ConfigError, FastPSError, ValueRangeError
+from fastps.initializers import Initializer
+from fastps.optimizers import Optimizer
+from fastps.scheduler import messages as m
+from fastps.tables import DenseTable, SparseTable
+
+__all__ = ["Client", "connect"]
+
+Item = TypeVar("Item")
+
+logger = logging.getLogger("fastps")
+
+CLOSE_SECONDS = 10.0
+
+
+def connect(
+    *,
+    address: str | None = None,
+    group: str | None = None,
+    rank: int | None = None,
+    embedded: bool = False,
+    num_servers: int = 1,
+    num_workers: int = 1,
+    require_cluster: bool = False,
+    timeout: float | None = None,
+) -> Client:
+    """Join a cluster; without one, start an embedded one inside this process.
+
+    Under ``fastps-launch``, or with FASTPS_SCHEDULER set, or with an `address`, this joins that
+    cluster. Otherwise it makes a cluster of its own in this process, with the same API and meaning,
+    and logs one INFO line that says so.
+
+    Parameters
+    ----------
+    address : str, optional
+        The scheduler's, for example ``tcp://10.0.0.1:5000``. None: FASTPS_SCHEDULER.
+    group : str, optional
+        The worker group. None: FASTPS_GROUP, else ``default``.
+    rank : int, optional
+        This worker's rank. None: FASTPS_RANK, else the lowest free one of the group.
+    embedded : bool, default False
+        Make an embedded cluster even where a scheduler's address is known.
+    num_servers, num_workers : int, default 1
+        Of the embedded cluster. Its other workers: ``client.worker(rank)``.
+    require_cluster : bool, default False
+        Raise instead of starting an embedded cluster.
+    timeout : float, optional
+        Seconds; None: FASTPS_TIMEOUT.
+
+    Returns
+    -------
+    Client
+
+    Raises
+    ------
+    ConfigError
+        The arguments contradict each other, `require_cluster` is set and no address is known, or
+        libzmq is missing.
+    FastPSTimeoutError
+        The scheduler does not answer.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> with fastps.connect(embedded=True) as client:
+    ...     client.rank, client.num_workers
+    (0, 1)
+    """
+    settings = Settings.from_environment()
+    if settings.kernels is not None:
+        _core.force_kernels(settings.kernels)
+    if embedded and (address is not None or require_cluster):
+        raise ConfigError("embedded=True contradicts address= and require_cluster=True; give one")
+    seconds = _checked_seconds("timeout", settings.timeout if timeout is None else timeout)
+    address = address or (None if embedded else settings.scheduler)
+    if address is None:
+        if require_cluster:
+            raise ConfigError(
+                "require_cluster=True, but there is no cluster: start the script with "
+                "fastps-launch, set FASTPS_SCHEDULER, or give address="
+            )
+        logger.info(
+            "fastps: embedded cluster in this process (%d server(s)); start the script with "
+            "fastps-launch for a real one",
+            num_servers,
+        )
+        cluster = EmbeddedCluster(num_servers, num_workers)
+        return _join_embedded(cluster, settings, rank, group or settings.group, seconds)
+    if (num_servers, num_workers) != (1, 1):
+        raise ConfigError(
+            f"num_servers={num_servers}, num_workers={num_workers} are for embedded=True; the "
+            f"cluster at {address} has its own"
+        )
+    _libzmq.load()
+    control = SocketControl(address)
+    rank = settings.rank if rank is None else rank
+    request = m.Join(group or settings.group, rank, os.getpid(), new_boot_id().hex())
+    try:
+        joined, blob = control.call(request, seconds)
+    except BaseException:
+        control.close()
+        raise
+    assert blob is not None
+    core = _core.Client(joined.session, blob, address)
+    return Client(control, core, joined, request.group, settings)
+
+
+def _join_embedded(
+    cluster: EmbeddedCluster, settings: Settings, rank: int | None, group: str, seconds: float
+) -> Client:
+    joined, core = cluster.join(rank, group, seconds)
+    return Client(cluster.control, core, joined, group, settings, cluster)
+
+
+class Client:
+    """A worker's session: tables, steps, barriers, chunks of work. Thread-safe.
+
+    Made by `connect`; a context manager that closes at its end, as does the end of the process.
+    Use in a forked child raises `ClosedError`.
+
+    Every method that takes `timeout` (seconds; None: FASTPS_TIMEOUT, for `barrier` and `chunks`
+    FASTPS_GATE_TIMEOUT; ``math.inf`` is legal) raises `FastPSTimeoutError` when it passes.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        core: _core.Client,
+        joined: m.Joined,
+        group: str,
+        settings: Settings,
+        cluster: EmbeddedCluster | None = None,
+    ) -> None:
+        self._control = control
+        self._core = core
+        self._session = joined.session
+        self._rank = joined.rank
+        self._num_workers = joined.num_workers
+        self._group = group
+        self._settings = settings
+        self._cluster = cluster
+        self._pid = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()  # guards the counters below and closing
+        self._clock = joined.clock
+        self._barriers = joined.barrier
+        self._passes = 0
+        _open_clients.add(self)
+
+    @property
+    def rank(self) -> int:
+        """This worker's number within its group."""
+        return self._rank
+
+    @property
+    def num_workers(self) -> int:
+        """How many workers of this group were launched."""
+        return self._num_workers
+
+    @property
+    def group(self) -> str:
+        """The worker group."""
+        return self._group
+
+    @property
+    def clock_value(self) -> int:
+        """How many steps this worker has ended with `clock`."""
+        return self._clock
+
+    def worker(self, rank: int | None = None, *, group: str | None = None) -> Client:
+        """Return another worker of this embedded cluster.
+
+        Parameters
+        ----------
+        rank : int, optional
+            None: the lowest free one. A rank that is in use ends the session that has it.
+        group : str, optional
+            None: this client's.
+
+        Raises
+        ------
+        ConfigError
+            The client belongs to a real cluster.
+        """
+        self._open_core()
+        if self._cluster is None:
+            raise ConfigError(
+                "worker() is for embedded clusters; in a real one each process calls connect()"
+            )
+        name = group or self._group
+        return _join_embedded(self._cluster, self._settings, rank, name, self._timeout(None))
+
+    def sparse_table(
+        self,
+        name: str,
+        *,
+        row_shape: int | Sequence[int] | None = None,
+        optimizer: Optimizer | None = None,
+        initializer: Initializer | None = None,
+        consistency: Consistency | None = None,
+        num_shards: int | None = None,
+        replication: int | None = None,
+        timeout: float | None = None,
+    ) -> SparseTable:
+        """Get or create a table of rows by key.
+
+        Of a table that exists, only the arguments given are compared.
+
+        Parameters
+        ----------
+        name : str
+            1 to 512 bytes.
+        row_shape : tuple of int, optional
+            Default (): scalar rows.
+        optimizer : Optimizer, optional
+            How pushes change rows. Default `optimizers.Accumulate`.
+        initializer : Initializer, optional
+            Values of rows that nobody wrote. Default `initializers.Zeros`.
+        consistency : Consistency, optional
+            Default `ASP`.
+        num_shards : int, optional
+            Default 256.
+        replication : int, optional
+            Copies of each shard. Default by the job: 1.
+        timeout : float, optional
+            Seconds; None: FASTPS_TIMEOUT.
+
+        Raises
+        ------
+        TableMismatchError
+            It exists with other settings; the message names them.
+        ConfigError
+            A setting is not legal or not there yet.
+        ServerLostError
+            No server is left to hold it.
+        """
+        shape = None if row_shape is None else _checked_shape("row_shape", row_shape)
+        definition = _definition(
+            name, "sparse", shape, optimizer, initializer, consistency, num_shards, replication
+        )
+        return SparseTable(self, *self._create(definition, timeout))
+
+    def dense_table(
+        self,
+        name: str,
+        *,
+        shape: int | Sequence[int] | None = None,
+        optimizer: Optimizer | None = None,
+        initializer: Initializer | None = None,
+        consistency: Consistency | None = None,
+        num_shards: int | None = None,
+        replication: int | None = None,
+        timeout: float | None = None,
+    ) -> DenseTable:
+        """Get or create an array spread over the servers.
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Needed to create; () is one number.
+        num_shards : int, optional
+            Default: blocks of at most 1 Mi floats, at least one per server.
+        name, optimizer, initializer, consistency, replication, timeout
+            As for `sparse_table`, as are the errors.
+        """
+        checked = None if shape is None else _checked_shape("shape", shape)
+        definition = _definition(
+            name, "dense", checked, optimizer, initializer, consistency, num_shards, replication
+        )
+        return DenseTable(self, *self._create(definition, timeout))
+
+    def table(self, name: str, *, timeout: float | None = None) -> SparseTable | DenseTable:
+        """Return an existing table.
+
+        Raises
+        ------
+        TableNotFoundError
+            There is none of that name.
+        """
+        _check_name(name)
+        info = self._call(m.LookupTable(self._session, name), self._timeout(timeout))
+        kind = DenseTable if info.definition.kind == "dense" else SparseTable
+        return kind(self, info.table_id, info.definition)
+
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Wait until every push of this client is acknowledged.
+
+        Raises
+        ------
+        FastPSError
+            The error of a push whose result nobody asked for.
+        """
+        self._open_core().flush(self._timeout(timeout))
+
+    def clock(self, *, timeout: float | None = None) -> int:
+        """End a step: flush, then tell the scheduler. Waits for no other worker.
+
+        Returns
+        -------
+        int
+            The new `clock_value`.
+        """
+        seconds = self._timeout(timeout)
+        self._open_core().flush(seconds)
+        with self._lock:
+            self._clock += 1
+            clock = self._clock
+        self._call(m.Clock(self._session, clock), seconds)
+        return clock
+
+    def barrier(self, *, timeout: float | None = None) -> None:
+        """Flush, then wait until every live or still expected worker of the group is here."""
+        seconds = self._gate_timeout(timeout)
+        self._open_core().flush(seconds)
+        with self._lock:
+            number = self._barriers + 1
+        self._call(m.Barrier(self._session, number), seconds)
+        with self._lock:
+            self._barriers = max(self._barriers, number)
+
+    def chunks(
+        self, items: Sequence[Item], *, deterministic: bool = False, timeout: float | None = None
+    ) -> Iterator[Item]:
+        """Share a list of work among the workers of the group.
+
+        Each item is given to one live worker at a time. Asking for the next item flushes, then
+        marks the last one as done; leaving the loop early gives the item in hand back, and so does
+        the death of its worker. The loop ends when every item is done; until then a worker without
+        work waits.
+
+        Parameters
+        ----------
+        items : sequence
+            Equal on all workers.
+        deterministic : bool, default False
+            Item i goes to rank i % num_workers, to others only if that rank is given up.
+        timeout : float, optional
+            Seconds to wait for an item; None: FASTPS_GATE_TIMEOUT.
+
+        Returns
+        -------
+        iterator
+            The n-th call is pass n; a pass that is finished yields nothing.
+
+        Raises
+        ------
+        ConfigError
+            The workers give lists of different lengths.
+
+        Examples
+        --------
+        >>> import fastps
+        >>> with fastps.connect(embedded=True) as client:
+        ...     sorted(client.chunks(["a", "b", "c"]))
+        ['a', 'b', 'c']
+        """
+        seconds = self._gate_timeout(timeout)
+        self._open_core()
+        with self._lock:
+            self._passes += 1
+            pass_number = self._passes
+        return self._share(items, pass_number, deterministic, seconds)
+
+    def _share(
+        self, items: Sequence[Item], pass_number: int, deterministic: bool, seconds: float
+    ) -> Iterator[Item]:
+        in_hand: int | None = None
+        try:
+            while True:
+                self._open_core().flush(seconds)
+                request = m.NextChunk(
+                    self._session, pass_number, len(items), deterministic, in_hand
+                )
+                in_hand = self._call(request, seconds).index
+                if in_hand is None:
+                    return
+                yield items[in_hand]
+        except GeneratorExit:
+            self._give_back(pass_number, in_hand)
+            raise
+
+    def _give_back(self, pass_number: int, index: int | None) -> None:
+        if index is None or self._closed or os.getpid() != self._pid:
+            return  # a session that ends gives back all it holds
+        try:
+            self._call(m.ReturnChunk(self._session, pass_number, index), CLOSE_SECONDS)
+        except FastPSError as error:
+            warnings.warn(f"a chunk was not given back: {error}", RuntimeWarning, stacklevel=2)
+
+    def close(self) -> None:
+        """Flush, leave the cluster and let everything go. Closing twice is fine.
+
+        Raises
+        ------
+        FastPSError
+            The error of a push whose result nobody asked for; the client is closed all the same.
+        """
+        with self._lock:
+            if self._closed or os.getpid() != self._pid:
+                return
+            self._closed = True
+        _open_clients.discard(self)
+        try:
+            self._core.flush(self._settings.timeout)
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self._control.call(m.Leave(self._session), CLOSE_SECONDS)
+        except FastPSError as error:
+            # The scheduler may be gone first; its lease ends the session.
+            logger.debug("fastps: leaving was not answered: %s", error)
+        self._core.close()
+        if self._cluster is not None:
+            self._cluster.leave()
+        else:
+            self._control.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except FastPSError:
+            if error is None:
+                raise
+            logger.exception("fastps: closing failed while another error was on its way")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"clock {self._clock}"
+        return f"Client(group={self._group!r}, rank={self._rank}, {state})"
+
+    def _create(
+        self, definition: m.TableDefinition, timeout: float | None
+    ) -> tuple[int, m.TableDefinition]:
+        info = self._call(m.CreateTable(self._session, definition), self._timeout(timeout))
+        return info.table_id, info.definition
+
+    def _call(self, message: m.Request[m.ReplyT], seconds: float) -> m.ReplyT:
+        core = self._open_core()
+        reply, blob = self._control.call(message, seconds)
+        if blob is not None:
+            core.install_map(blob)
+        return reply
+
+    def _open_core(self) -> _core.Client:
+        if os.getpid() != self._pid:
+            raise ClosedError(
+                "this client was made before the process forked and cannot be used in the child: "
+                "call fastps.connect() in the child, or start it with the spawn method"
+            )
+        if self._closed:
+            raise ClosedError("the client was closed; call fastps.connect() for a new one")
+        return self._core
+
+    def _timeout(self, timeout: float | None) -> float:
+        return self._settings.timeout if timeout is None else _checked_seconds("timeout", timeout)
+
+    def _gate_timeout(self, timeout: float | None) -> float:
+        if timeout is None:
+            return self._settings.gate_timeout
+        return _checked_seconds("timeout", timeout)
+
+    def _timeouts(self, timeout: float | None, gate_timeout: float | None) -> float:
+        """Return the seconds a gated call may take once its gate is open, which ASP's always is."""
+        if gate_timeout is not None:
+            _checked_seconds("gate_timeout", gate_timeout)
+        return self._timeout(timeout)
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for client in list(_open_clients):
+        try:
+            client.close()
+        except FastPSError:
+            logger.exception("fastps: closing at exit failed")
+
+
+def _definition(
+    name: str,
+    kind: str,
+    shape: tuple[int, ...] | None,
+    optimizer: Optimizer | None,
+    initializer: Initializer | None,
+    consistency: Consistency | None,
+    num_shards: int | None,
+    replication: int | None,
+) -> m.TableDefinition:
+    _check_name(name)
+    for argument, value, needed in (
+        ("optimizer", optimizer, Optimizer),
+        ("initializer", initializer, Initializer),
+        ("consistency", consistency, Consistency),
+    ):
+        if value is not None and not isinstance(value, needed):
+            raise ConfigError(
+                f"{argument} is {value!r}, needed is a value of fastps.{argument}s"
+                if needed is not Consistency
+                else f"consistency is {value!r}, needed is fastps.ASP(), SSP(s) or BSP()"
+            )
+    for argument, count in (("num_shards", num_shards), ("replication", replication)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
+            raise ConfigError(f"{argument} is {count!r}, needed is an integer")
+    return m.TableDefinition(
+        name=name,
+        kind=kind,
+        shape=shape,
+        optimizer=None if optimizer is None else optimizer.to_json(),
+        initializer=None if initializer is None else initializer.to_json(),
+        consistency=None if consistency is None else consistency.to_json(),
+        num_shards=num_shards,
+        replication=replication,
+    )
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"a table's name is {name!r}, needed is a str")
+
+
+def _checked_shape(argument: str, shape: Any) -> tuple[int, ...]:
+    dimensions = (shape,) if hasattr(shape, "__index__") else shape
+    try:
+        return tuple(dimension.__index__() for dimension in dimensions)
+    except (TypeError, AttributeError):
+        raise ConfigError(f"{argument} is {shape!r}, needed is a tuple of integers") from None
+
+
+def _checked_seconds(argument: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{argument} is {value!r}, needed are seconds (math.inf is legal)")
+    if math.isnan(value) or value < 0:
+        raise ValueRangeError(f"{argument} is {value!r}, needed are seconds >= 0")
+    return float(value)

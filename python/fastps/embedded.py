@@ -1,0 +1,78 @@
+"""An embedded cluster: scheduler state and shards inside the user's own process, no sockets."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+
+from fastps import _core
+from fastps.config import Settings
+from fastps.control import EmbeddedControl, new_boot_id
+from fastps.errors import ConfigError
+from fastps.scheduler import messages as m
+
+__all__ = ["EmbeddedCluster"]
+
+SERVERS_MAX = 1024  # cpp/base/limits.h: kServersMax
+
+
+class EmbeddedCluster:
+    """The servers of one embedded `connect()` and all its clients. Thread-safe.
+
+    Parameters
+    ----------
+    num_servers, num_workers : int
+        At least 1.
+
+    Raises
+    ------
+    ConfigError
+        A number is out of range.
+    """
+
+    def __init__(self, num_servers: int, num_workers: int) -> None:
+        for name, value, most in (
+            ("num_servers", num_servers, SERVERS_MAX),
+            ("num_workers", num_workers, 1 << 20),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+                raise ConfigError(f"{name} is {value!r}, needed is an integer from 1 to {most}")
+        boot_ids = [new_boot_id() for _ in range(num_servers)]
+        self._servers = _core.EmbeddedCluster(boot_ids)
+        self._lock = threading.Lock()
+        self._clients: weakref.WeakSet[_core.Client] = weakref.WeakSet()
+        self._n_open = 0
+        self.control = EmbeddedControl(
+            num_servers,
+            num_workers,
+            self._install_map,
+            boot_ids=boot_ids,
+            patience=Settings.from_environment().gate_timeout,
+        )
+
+    def join(self, rank: int | None, group: str, timeout: float) -> tuple[m.Joined, _core.Client]:
+        """Join a worker; return its session and its core."""
+        request = m.Join(group, rank, os.getpid(), new_boot_id().hex())
+        joined, blob = self.control.call(request, timeout)
+        assert blob is not None
+        core = _core.Client.embedded(self._servers, joined.session, blob)
+        with self._lock:
+            self._clients.add(core)
+            self._n_open += 1
+        return joined, core
+
+    def leave(self) -> None:
+        """Count a client out; the last one closes the cluster."""
+        with self._lock:
+            self._n_open -= 1
+            last = self._n_open == 0
+        if last:
+            self.control.close()
+
+    def _install_map(self, blob: bytes) -> None:
+        self._servers.install_map(blob)
+        with self._lock:
+            clients = list(self._clients)
+        for core in clients:
+            core.install_map(blob)

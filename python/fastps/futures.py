@@ -1,0 +1,86 @@
+"""What pull_async and push_async return."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from fastps import _core
+from fastps.errors import FastPSTimeoutError
+
+__all__ = ["Future"]
+
+T = TypeVar("T")
+
+
+class Future(Generic[T]):
+    """A call that was started; used like a `concurrent.futures.Future`. Thread-safe.
+
+    What was started cannot be cancelled. A push that fails and whose result nobody asks for
+    surfaces at the client's next flush(), clock() or close().
+    """
+
+    def __init__(
+        self, ticket: _core.Ticket, finish: Callable[[Any], T], timeout: float
+    ) -> None:
+        self._ticket = ticket
+        self._finish = finish
+        self._timeout = timeout
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait for the call and return what it brought.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; ``math.inf`` is legal. None: FASTPS_TIMEOUT.
+
+        Raises
+        ------
+        FastPSTimeoutError
+            The call has not ended yet; it goes on, and result() may be called again.
+        FastPSError
+            The call failed.
+        """
+        return self._finish(self._ticket.result(self._timeout if timeout is None else timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the call and return its error, or None. Raises only `FastPSTimeoutError`."""
+        try:
+            self.result(timeout)
+        except FastPSTimeoutError:
+            if not self.done():
+                raise
+            return None
+        except Exception as error:
+            return error
+        return None
+
+    def done(self) -> bool:
+        """Return whether the call has ended, well or not."""
+        return self._ticket.done()
+
+    def running(self) -> bool:
+        """Return whether the call has not ended yet."""
+        return not self.done()
+
+    def cancel(self) -> bool:
+        """Return False: what was sent cannot be called back."""
+        return False
+
+    def cancelled(self) -> bool:
+        """Return False."""
+        return False
+
+    def add_done_callback(self, function: Callable[[Future[T]], object]) -> None:
+        """Call ``function(self)`` once the call has ended: now, or later on another thread."""
+        if self.done():
+            function(self)
+            return
+
+        def wait_then_call() -> None:
+            self.exception(float("inf"))
+            function(self)
+
+        threading.Thread(target=wait_then_call, name="fastps-callback", daemon=True).start()

@@ -1,0 +1,180 @@
+"""Turns what users pass into what the core takes: flat uint64 keys and float32 values, checked."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastps import _core
+from fastps.errors import DTypeError, KeyTypeError, ShapeError, ValueRangeError
+
+__all__ = ["as_keys", "as_rows", "as_values", "hash_keys"]
+
+Shape = tuple[int, ...]
+KeyArray = npt.NDArray[np.uint64]
+FloatArray = npt.NDArray[np.float32]
+
+
+def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
+    """Hash strings to keys: XXH64 of their UTF-8 bytes.
+
+    Parameters
+    ----------
+    strings : array_like of str
+        Any shape.
+    seed : int, default 0
+        From 0 to 2**64 - 1; another seed gives other keys.
+
+    Returns
+    -------
+    ndarray of uint64
+        The shape of `strings`.
+
+    Raises
+    ------
+    KeyTypeError
+        An element is not a str.
+    ValueRangeError
+        `seed` is out of range.
+
+    Notes
+    -----
+    XXH64: the xxHash specification (Y. Collet), version 0.1.1. Two of n distinct strings collide
+    with probability about n**2 / 2**65.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> fastps.hash_keys(["user=7", "item=9"])
+    array([ 9060366573906752193, 12893083110803205894], dtype=uint64)
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueRangeError(f"seed is {seed}, needed is 0 <= seed < 2**64")
+    array = np.asarray(strings)
+    if array.size and array.dtype.kind not in "UTO":
+        raise KeyTypeError(f"hash_keys: strings have dtype {array.dtype}, needed are str")
+    hashes = _core.hash_strings(array.ravel().tolist(), seed)
+    return hashes.reshape(array.shape)
+
+
+def as_keys(keys: Any) -> tuple[KeyArray, Shape]:
+    """Return keys as a flat C-contiguous uint64 array, and their shape.
+
+    Raises
+    ------
+    KeyTypeError
+        `keys` holds anything but integers from 0 to 2**64 - 1. Bools are not integers here.
+    ShapeError
+        Nested lists differ in length.
+    """
+    if isinstance(keys, (list, tuple, range)):
+        array = _of_list(keys)
+    else:
+        if isinstance(keys, bool):
+            raise _not_integers("bool")
+        array = np.asarray(keys)
+    return _as_uint64(array), array.shape
+
+
+def as_rows(rows: Any, n_rows: int) -> tuple[KeyArray, Shape]:
+    """Return row numbers of a dense table, from whatever numpy takes as an index of axis 0.
+
+    Integers of any shape (negative ones count from the end), slices and masks.
+
+    Raises
+    ------
+    KeyTypeError
+        `rows` holds anything but integers, and is no slice and no mask.
+    ShapeError
+        A mask does not have shape (n_rows,).
+    ValueRangeError
+        A row is out of range.
+    """
+    if isinstance(rows, slice):
+        numbers = np.arange(*rows.indices(n_rows), dtype=np.int64)
+        return numbers.astype(np.uint64), numbers.shape
+    array = _of_list(rows, allow_negative=True) if isinstance(rows, (list, tuple, range)) else None
+    array = np.asarray(rows) if array is None else array
+    if array.dtype == np.bool_ and array.ndim > 0:
+        if array.shape != (n_rows,):
+            raise ShapeError(f"rows: a mask has shape {array.shape}, expected ({n_rows},)")
+        numbers = np.flatnonzero(array)
+        return numbers.astype(np.uint64), numbers.shape
+    if array.size == 0:
+        return np.empty(0, np.uint64), array.shape
+    if array.dtype.kind not in "iu":
+        raise _not_integers(str(array.dtype))
+    out_of_range = (array >= n_rows) | (array < -n_rows) if array.dtype.kind == "i" else None
+    out_of_range = array >= n_rows if out_of_range is None else out_of_range
+    if np.any(out_of_range):
+        first = array[out_of_range].flat[0]
+        raise ValueRangeError(f"row {first} is out of range: the table has {n_rows} rows")
+    if array.dtype.kind == "i":
+        array = np.where(array < 0, array.astype(np.int64) + n_rows, array)
+    return np.ascontiguousarray(array.ravel(), dtype=np.uint64), array.shape
+
+
+def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
+    """Return values as a flat C-contiguous float32 array. The core checks that they are finite.
+
+    Raises
+    ------
+    DTypeError
+        The dtype is not float16, float32 or float64.
+    ShapeError
+        The shape is not exactly `shape`.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind != "f" or array.dtype.itemsize > 8:
+        raise DTypeError(
+            f"{what} has dtype {array.dtype}, needed is float16, float32 or float64: convert it "
+            "with .astype('float32')"
+        )
+    if array.shape != shape:
+        raise ShapeError(f"{what} has shape {array.shape}, expected {shape}: {table}")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the core refuses
+        flat = np.ascontiguousarray(array, dtype=np.float32)
+    return flat.reshape(math.prod(shape))
+
+
+def _as_uint64(array: npt.NDArray[Any]) -> KeyArray:
+    if array.size == 0:
+        return np.empty(0, np.uint64)
+    if array.dtype.kind == "i":
+        if array.min() < 0:
+            raise KeyTypeError(
+                f"keys hold the negative number {array.min()}; keys are 0 to 2**64 - 1"
+            )
+    elif array.dtype.kind != "u":
+        raise _not_integers(str(array.dtype))
+    return np.ascontiguousarray(array.ravel(), dtype=np.uint64)
+
+
+def _of_list(keys: Any, *, allow_negative: bool = False) -> npt.NDArray[Any]:
+    """Return a list of integers as uint64 (int64 if negative ones are allowed), or a mask."""
+    elements = np.array(keys, dtype=object)
+    flat = elements.ravel().tolist()
+    types = set(map(type, flat))
+    if allow_negative and types == {bool}:
+        return np.array(keys, dtype=np.bool_)
+    if types & {list, tuple, np.ndarray}:
+        raise ShapeError("keys are nested lists of different lengths; needed is a regular array")
+    for kind in types:
+        if not issubclass(kind, (int, np.integer)) or issubclass(kind, bool):
+            raise _not_integers(kind.__name__)
+    try:
+        numbers = np.array(flat, dtype=np.int64 if allow_negative else np.uint64)
+    except OverflowError:
+        worst = next(key for key in flat if not 0 <= key < 2**64)
+        raise KeyTypeError(f"keys hold {worst}; keys are 0 to 2**64 - 1") from None
+    return numbers.reshape(elements.shape)
+
+
+def _not_integers(kind: str) -> KeyTypeError:
+    return KeyTypeError(
+        f"keys are of type {kind}, needed are integers from 0 to 2**64 - 1; hash strings with "
+        "fastps.hash_keys, convert floats with .astype('uint64')"
+    )

@@ -1,0 +1,354 @@
+"""Tables: the handles through which a worker reads and changes parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastps import _core
+from fastps.errors import ConfigError, ShapeError
+from fastps.futures import Future
+from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_rows, as_values
+
+if TYPE_CHECKING:
+    from fastps.client import Client
+    from fastps.scheduler.messages import TableDefinition
+
+__all__ = ["DenseTable", "SparseTable"]
+
+ITEMS_BATCH_ROWS = 65536
+
+
+class _Table:
+    """What sparse and dense tables share. Thread-safe, as the client is."""
+
+    def __init__(self, client: Client, table_id: int, definition: TableDefinition) -> None:
+        assert definition.shape is not None
+        self._client = client
+        self._id = table_id
+        self._definition = definition
+        self._shape: Shape = definition.shape
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+        return self._definition.name
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards the table has."""
+        assert self._definition.num_shards is not None
+        return self._definition.num_shards
+
+    def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
+        """Return figures of the table, read shard by shard.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; None: FASTPS_TIMEOUT.
+
+        Returns
+        -------
+        dict
+            ``rows``; ``bytes`` that the shards hold, room for growth included; ``bytes_per_row``
+            (0.0 without rows); ``shards``, a list of dicts with ``shard``, ``server``, ``rows``,
+            ``bytes`` and ``apply_index`` (changes applied so far).
+
+        Raises
+        ------
+        FastPSTimeoutError, ServerLostError, ClosedError
+        """
+        shards = self._core().stats(self._id, self._client._timeout(timeout))
+        shards.sort(key=lambda report: report["shard"])
+        rows = sum(report["rows"] for report in shards)
+        size = sum(report["bytes"] for report in shards)
+        return {
+            "rows": rows,
+            "bytes": size,
+            "bytes_per_row": size / rows if rows else 0.0,
+            "shards": shards,
+        }
+
+    def _core(self) -> _core.Client:
+        return self._client._open_core()
+
+
+class SparseTable(_Table):
+    """Rows by 64-bit key; a row exists once it was pushed to or assigned.
+
+    Made by `Client.sparse_table`. Keys are any integer array or list, of any shape and order,
+    duplicates allowed; all 2**64 are legal. Every method raises `KeyTypeError` for other keys,
+    `FastPSTimeoutError` past its deadline, `ServerLostError` when a shard it needs is lost, and
+    `ClosedError` after close() or fork.
+    """
+
+    @property
+    def row_shape(self) -> Shape:
+        """The shape of one row; () for scalar rows."""
+        return self._shape
+
+    def pull(
+        self, keys: Any, *, timeout: float | None = None, gate_timeout: float | None = None
+    ) -> FloatArray:
+        """Read rows. Absent rows give their initial value and are not created.
+
+        Parameters
+        ----------
+        keys : array_like of int
+            Any shape.
+        timeout : float, optional
+            Seconds; None: FASTPS_TIMEOUT.
+        gate_timeout : float, optional
+            Seconds to wait until the table's consistency lets the pull through; under ASP it
+            always does.
+
+        Returns
+        -------
+        ndarray of float32, shape keys.shape + row_shape
+            Fresh, writable, C-contiguous.
+        """
+        flat, shape = as_keys(keys)
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        return self._shaped(self._core().pull(self._id, flat, seconds), shape)
+
+    def pull_async(self, keys: Any) -> Future[FloatArray]:
+        """Start a pull; its `Future.result` is what `pull` returns."""
+        flat, shape = as_keys(keys)
+        seconds = self._client._timeout(None)
+        ticket = self._core().pull_async(self._id, flat, seconds)
+        return Future(ticket, lambda rows: self._shaped(rows, shape), seconds)
+
+    def push(
+        self,
+        keys: Any,
+        gradients: npt.ArrayLike,
+        *,
+        timeout: float | None = None,
+        gate_timeout: float | None = None,
+    ) -> None:
+        """Apply gradients with the table's optimizer; returns once every server has done so.
+
+        Gradients of equal keys are added first, in order. Absent rows are created.
+
+        Parameters
+        ----------
+        keys : array_like of int
+            Any shape.
+        gradients : array_like of float16, float32 or float64, shape keys.shape + row_shape
+            Finite.
+        timeout, gate_timeout : float, optional
+            As for `pull`.
+
+        Raises
+        ------
+        DTypeError, ShapeError, ValueRangeError
+            The gradients are of another dtype or shape, or not finite as float32. Nothing was sent.
+        FastPSTimeoutError
+            The outcome is unknown and `Client.flush` settles it: do not push again.
+        """
+        flat, values = self._checked(keys, gradients, "gradients")
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        self._core().push(self._id, flat, values, seconds)
+
+    def push_async(self, keys: Any, gradients: npt.ArrayLike) -> Future[None]:
+        """Start a push; both arrays may be changed once this returns. Errors as for `push`."""
+        flat, values = self._checked(keys, gradients, "gradients")
+        seconds = self._client._timeout(None)
+        ticket = self._core().push_async(self._id, flat, values, seconds)
+        return Future(ticket, lambda nothing: nothing, seconds)
+
+    def assign(
+        self,
+        keys: Any,
+        values: npt.ArrayLike,
+        *,
+        timeout: float | None = None,
+        gate_timeout: float | None = None,
+    ) -> None:
+        """Set rows to exactly these values and reset their optimizer state.
+
+        Of equal keys the last one wins. Parameters and errors as for `push`.
+        """
+        flat, checked = self._checked(keys, values, "values")
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        self._core().assign(self._id, flat, checked, seconds)
+
+    def contains(self, keys: Any, *, timeout: float | None = None) -> npt.NDArray[np.bool_]:
+        """Return which rows exist: bool, shape keys.shape."""
+        flat, shape = as_keys(keys)
+        return self._core().contains(self._id, flat, self._client._timeout(timeout)).reshape(shape)
+
+    def remove(
+        self, keys: Any, *, timeout: float | None = None, gate_timeout: float | None = None
+    ) -> int:
+        """Remove rows with their optimizer state; return how many there were."""
+        flat, _ = as_keys(keys)
+        return self._core().remove(self._id, flat, self._client._timeouts(timeout, gate_timeout))
+
+    def __len__(self) -> int:
+        return int(self.stats()["rows"])
+
+    def __bool__(self) -> bool:
+        # A handle is true also while the table is empty.
+        return True
+
+    def items(
+        self, batch_rows: int = ITEMS_BATCH_ROWS, *, timeout: float | None = None
+    ) -> Iterator[tuple[KeyArray, FloatArray]]:
+        """Iterate over all rows, in no order.
+
+        A row that exists all the time comes exactly once, whatever others add and remove meanwhile.
+
+        Parameters
+        ----------
+        batch_rows : int, default 65536
+            Rows of a batch, about; at least 1.
+        timeout : float, optional
+            Seconds for each batch; None: FASTPS_TIMEOUT.
+
+        Yields
+        ------
+        keys : ndarray of uint64, shape (n,)
+        values : ndarray of float32, shape (n,) + row_shape
+        """
+        if batch_rows < 1:
+            raise ConfigError(f"batch_rows is {batch_rows}, needed is at least 1")
+        return self._scan(min(batch_rows, ITEMS_BATCH_ROWS), self._client._timeout(timeout))
+
+    def _scan(self, batch_rows: int, seconds: float) -> Iterator[tuple[KeyArray, FloatArray]]:
+        for shard in range(self.num_shards):
+            cursor: int | None = 0
+            while cursor is not None:
+                keys, values, cursor = self._core().scan(
+                    self._id, shard, cursor, batch_rows, seconds
+                )
+                if len(keys):
+                    yield keys, values.reshape(len(keys), *self._shape)
+
+    def __repr__(self) -> str:
+        return f"SparseTable({self.name!r}, row_shape={self._shape})"
+
+    def _shaped(self, rows: FloatArray, keys_shape: Shape) -> FloatArray:
+        return rows.reshape(keys_shape + self._shape)
+
+    def _checked(
+        self, keys: Any, values: npt.ArrayLike, what: str
+    ) -> tuple[KeyArray, FloatArray]:
+        flat, shape = as_keys(keys)
+        where = f"keys have shape {shape} and table {self.name!r} has row_shape {self._shape}"
+        return flat, as_values(values, shape + self._shape, what, where)
+
+
+class DenseTable(_Table):
+    """One array of a fixed shape, its elements spread over the servers in blocks.
+
+    Made by `Client.dense_table`. `rows` index axis 0 as numpy does: integers of any shape, negative
+    ones from the end, slices, masks. Every method raises `ValueRangeError` for a row out of range,
+    `FastPSTimeoutError` past its deadline, `ServerLostError` when a shard it needs is lost, and
+    `ClosedError` after close() or fork.
+    """
+
+    @property
+    def shape(self) -> Shape:
+        """The table's shape; () for one number."""
+        return self._shape
+
+    def pull(
+        self,
+        *,
+        rows: Any = None,
+        timeout: float | None = None,
+        gate_timeout: float | None = None,
+    ) -> FloatArray:
+        """Read the table, or some rows.
+
+        Parameters
+        ----------
+        rows : index of axis 0, optional
+            None: all of it.
+        timeout, gate_timeout : float, optional
+            As for `SparseTable.pull`.
+
+        Returns
+        -------
+        ndarray of float32, shape `shape` or rows.shape + shape[1:]
+            Fresh, writable, C-contiguous.
+        """
+        numbers, shape = self._rows(rows)
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        return self._core().dense_pull(self._id, numbers, seconds).reshape(shape)
+
+    def pull_async(self, *, rows: Any = None) -> Future[FloatArray]:
+        """Start a pull; its `Future.result` is what `pull` returns."""
+        numbers, shape = self._rows(rows)
+        seconds = self._client._timeout(None)
+        ticket = self._core().dense_pull_async(self._id, numbers, seconds)
+        return Future(ticket, lambda values: values.reshape(shape), seconds)
+
+    def push(
+        self,
+        gradient: npt.ArrayLike,
+        *,
+        rows: Any = None,
+        timeout: float | None = None,
+        gate_timeout: float | None = None,
+    ) -> None:
+        """Apply a gradient with the table's optimizer; returns once every server has done so.
+
+        Parameters
+        ----------
+        gradient : array_like of float, shape `shape` or rows.shape + shape[1:]
+            Finite. Gradients of equal rows are added first, in order.
+        rows : index of axis 0, optional
+            None: all of it.
+        timeout, gate_timeout : float, optional
+            As for `SparseTable.push`, as are the errors.
+        """
+        numbers, values = self._checked(rows, gradient, "gradient")
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        self._core().dense_push(self._id, numbers, values, seconds)
+
+    def push_async(self, gradient: npt.ArrayLike, *, rows: Any = None) -> Future[None]:
+        """Start a push; the arrays may be changed once this returns. Errors as for `push`."""
+        numbers, values = self._checked(rows, gradient, "gradient")
+        seconds = self._client._timeout(None)
+        ticket = self._core().dense_push_async(self._id, numbers, values, seconds)
+        return Future(ticket, lambda nothing: nothing, seconds)
+
+    def assign(
+        self,
+        values: npt.ArrayLike,
+        *,
+        rows: Any = None,
+        timeout: float | None = None,
+        gate_timeout: float | None = None,
+    ) -> None:
+        """Set the table, or some rows, to exactly these values and reset their optimizer state.
+
+        Of equal rows the last one wins. Parameters and errors as for `push`.
+        """
+        numbers, checked = self._checked(rows, values, "values")
+        seconds = self._client._timeouts(timeout, gate_timeout)
+        self._core().dense_assign(self._id, numbers, checked, seconds)
+
+    def __repr__(self) -> str:
+        return f"DenseTable({self.name!r}, shape={self._shape})"
+
+    def _rows(self, rows: Any) -> tuple[KeyArray | None, Shape]:
+        if rows is None:
+            return None, self._shape
+        if not self._shape:
+            raise ShapeError(f"table {self.name!r} has shape () and no rows; leave rows out")
+        numbers, shape = as_rows(rows, self._shape[0])
+        return numbers, shape + self._shape[1:]
+
+    def _checked(
+        self, rows: Any, values: npt.ArrayLike, what: str
+    ) -> tuple[KeyArray | None, FloatArray]:
+        numbers, shape = self._rows(rows)
+        where = f"table {self.name!r} has shape {self._shape}"
+        return numbers, as_values(values, shape, what, where)
