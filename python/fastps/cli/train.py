@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import fields
 
+from fastps.cli.options import SERVERS_MAX, WORKERS_MAX, whole_number
 from fastps.config import Settings
 from fastps.data.files import find_files
 from fastps.errors import ConfigError, ValueRangeError
@@ -69,7 +71,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--hash-bits",
-        type=_number(int, 1, 64),
+        type=whole_number(1, 64),
         metavar="B",
         help="hash feature ids to 2^B keys (default: the ids are the keys)",
     )
@@ -78,7 +80,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cache-mb",
-        type=_number(int, 0),
+        type=whole_number(0, 1 << 40),
         default=1024,
         metavar="MB",
         help="memory of each worker for parsed data; the rest is read anew each epoch "
@@ -96,26 +98,33 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     rates = ", ".join(f"{name} {lr:g}" for name, lr in DEFAULT_LR.items())
     group.add_argument(
-        "--optimizer", choices=OPTIMIZERS, default="adagrad", help="default: %(default)s"
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="adagrad",
+        help="rule of the servers (default: %(default)s)",
     )
     group.add_argument(
         "--lr",
-        type=_number(float, 0, exclusive=True),
+        type=_number(0, exclusive=True),
         metavar="X",
         help=f"learning rate; ftrl: alpha; sgd: of the mean gradient (default: {rates})",
     )
     group.add_argument(
-        "--l1", type=_number(float, 0), default=0.0, metavar="X", help="default: %(default)g"
+        "--l1", type=_number(0), default=0.0, metavar="X", help="L1 penalty (default: 0)"
     )
     group.add_argument(
-        "--l2", type=_number(float, 0), default=0.0, metavar="X", help="default: %(default)g"
+        "--l2", type=_number(0), default=0.0, metavar="X", help="L2 penalty (default: 0)"
     )
     group.add_argument(
-        "--epochs", type=_number(int, 1), default=20, metavar="N", help="default: %(default)s"
+        "--epochs",
+        type=whole_number(1, 1_000_000),
+        default=20,
+        metavar="N",
+        help="passes over the data (default: %(default)s)",
     )
     group.add_argument(
         "--batch-size",
-        type=_number(int, 1),
+        type=whole_number(1, 1 << 30),
         metavar="N",
         help="examples in a minibatch at most (default: 1/64 of the data, within 64 and 4096)",
     )
@@ -132,7 +141,11 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         help="learn a bias (default: yes)",
     )
     group.add_argument(
-        "--seed", type=_number(int, 0), default=0, metavar="N", help="of the order of examples"
+        "--seed",
+        type=whole_number(0, (1 << 63) - 1),
+        default=0,
+        metavar="N",
+        help="of the order of examples (default: 0)",
     )
 
 
@@ -142,10 +155,18 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
         "Without these: one process, unless fastps-launch started it. One given, the other is 1.",
     )
     group.add_argument(
-        "--servers", type=_number(int, 0), default=0, metavar="S", help="server processes to start"
+        "--servers",
+        type=whole_number(0, SERVERS_MAX),
+        default=0,
+        metavar="S",
+        help="server processes to start",
     )
     group.add_argument(
-        "--workers", type=_number(int, 0), default=0, metavar="W", help="worker processes to start"
+        "--workers",
+        type=whole_number(0, WORKERS_MAX),
+        default=0,
+        metavar="W",
+        help="worker processes to start",
     )
     group.add_argument(
         "--consistency",
@@ -156,27 +177,20 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _number(
-    kind: type[int] | type[float], least: float, most: float | None = None, exclusive: bool = False
-) -> Callable[[str], float]:
-    """Return an argparse type: a number within bounds."""
-    noun = "a whole number" if kind is int else "a number"
-    bounds = f"above {least:g}" if exclusive else f"from {least:g} up"
-    if most is not None:
-        bounds = f"from {least:g} to {most:g}"
+def _number(least: float, exclusive: bool = False) -> Callable[[str], float]:
+    """Return an argparse type: a finite number from `least` up, or above it."""
 
-    def convert(text: str) -> float:
+    def parse(text: str) -> float:
         try:
-            value = kind(text)
+            value = float(text)
         except ValueError:
-            value = kind(least - 1)
-        inside = value > least if exclusive else value >= least
-        # Written so that NaN is refused; infinity is refused with it.
-        if not inside or not value < float("inf") or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
+            value = math.nan
+        if not (least < value if exclusive else least <= value) or math.isinf(value):
+            bounds = f"above {least:g}" if exclusive else f"from {least:g} up"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number {bounds}")
         return value
 
-    return convert
+    return parse
 
 
 def _consistency(text: str) -> str:

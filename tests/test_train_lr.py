@@ -1,0 +1,291 @@
+"""``fastps train lr`` and ``fastps predict`` on real data, embedded and on a real cluster.
+
+The figures to reach are those of LIBLINEAR (see examples/data/a1a/SOURCE.txt).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastps.cli.main import main
+from fastps.models.lr_settings import LogisticRegressionSettings
+from fastps.models.model_file import load_model
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TRAIN = str(EXAMPLES / "data" / "a1a" / "a1a")
+TEST = str(EXAMPLES / "data" / "a1a" / "a1a.t")
+
+OBJECTIVE_L2, OBJECTIVE_L1 = 516.34389, 536.55659
+
+
+@pytest.fixture
+def train(tmp_path, capfd):
+    """Run ``fastps train lr``; returns what the metrics file holds."""
+
+    def train(*arguments, data=(TRAIN,), test=TEST, code=0):
+        metrics = tmp_path / "metrics.json"
+        options = [*data, *(["--test", test] if test else []), *map(str, arguments)]
+        assert main(["train", "lr", *options, f"--metrics={metrics}"]) == code
+        return json.loads(metrics.read_text()) if code == 0 else capfd.readouterr().err
+
+    return train
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a data file and return its path."""
+
+    def write(text, name="data"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def check_l2(metrics):
+    assert metrics["objective"] <= 1.005 * OBJECTIVE_L2
+    assert metrics["objective"] >= 0.99999 * OBJECTIVE_L2  # nothing is below the optimum
+    assert metrics["accuracy"] >= 0.840
+    assert metrics["auc"] >= 0.892
+    assert metrics["log_loss"] == pytest.approx(0.3422, abs=0.002)
+    assert metrics["examples"] == 1605
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_l2_reaches_liblinear(train, seed):
+    metrics = train("--l2", 1, "--no-bias", "--seed", seed)
+    check_l2(metrics)
+    assert metrics["nonzeros"] == 113
+    assert metrics["metrics_of"] == "test"
+    assert metrics["bias"] == 0
+
+
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 1.02), ("ftrl", 1.01)])
+def test_other_optimizers_with_l2(train, optimizer, most):
+    metrics = train("--optimizer", optimizer, "--l2", 1, "--no-bias")
+    assert metrics["objective"] <= most * OBJECTIVE_L2
+    assert metrics["accuracy"] >= 0.840
+    assert metrics["auc"] >= 0.892
+
+
+def test_ftrl_with_l1_is_sparse(train):
+    metrics = train("--optimizer", "ftrl", "--l1", 1, "--no-bias")
+    assert metrics["objective"] <= 1.02 * OBJECTIVE_L1
+    assert 45 <= metrics["nonzeros"] <= 75  # LIBLINEAR: 56
+    assert metrics["accuracy"] >= 0.840
+    assert metrics["auc"] >= 0.892
+
+
+def test_adagrad_with_l1_reaches_the_objective_without_zeros(train):
+    metrics = train("--l1", 1, "--no-bias")
+    assert metrics["objective"] <= 1.02 * OBJECTIVE_L1
+
+
+def test_a_bias_helps(train):
+    # The optimum with a free bias is below the one without.
+    assert train("--l2", 1)["objective"] < OBJECTIVE_L2
+    assert train("--l2", 1)["bias"] != 0
+
+
+def test_runs_of_one_worker_are_equal(train):
+    first, second = train("--epochs", 3, "--l2", 1), train("--epochs", 3, "--l2", 1)
+    for name in ("objective", "log_loss", "auc", "bias"):
+        assert first[name] == second[name]
+    assert first["objective"] != train("--epochs", 3, "--l2", 1, "--seed", 9)["objective"]
+
+
+def test_a_cache_that_holds_nothing_changes_nothing(train):
+    kept, read_anew = train("--epochs", 2), train("--epochs", 2, "--cache-mb", 0)
+    assert kept["objective"] == read_anew["objective"]
+
+
+def test_hashed_features(train, tmp_path):
+    model = tmp_path / "m.npz"
+    metrics = train("--hash-bits", 20, "--l2", 1, "--no-bias", "--model", model)
+    check_l2(metrics)  # 113 features in a million places: hardly any fall together
+    assert load_model(model).hash_bits == 20
+    assert load_model(model).keys.max() < 1 << 20
+    assert train("--hash-bits", 3, "--epochs", 2)["nonzeros"] <= 8
+
+
+def test_curve_model_and_plot(train, tmp_path):
+    model, plot = tmp_path / "m.npz", tmp_path / "p.png"
+    metrics = train("--epochs", 3, "--model", model, "--plot", plot)
+    assert [point["epoch"] for point in metrics["curve"]] == [1, 2, 3]
+    last = metrics["curve"][-1]
+    assert last["test_log_loss"] == pytest.approx(metrics["log_loss"], rel=1e-6)
+    assert last["test_auc"] == pytest.approx(metrics["auc"], rel=1e-6)
+    assert last["train_log_loss"] < metrics["curve"][0]["train_log_loss"]
+    assert 0 < last["seconds"] <= metrics["seconds"]
+    assert len(load_model(model).keys) == metrics["nonzeros"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_test_set_the_figures_are_of_the_training_data(train, tmp_path):
+    metrics = train("--epochs", 2, "--no-bias", "--plot", tmp_path / "p.png", test=None)
+    assert metrics["metrics_of"] == "train"
+    assert metrics["objective"] == pytest.approx(1605 * metrics["log_loss"], rel=1e-5)
+    assert metrics["curve"][0]["test_auc"] is None
+
+
+def test_predict_repeats_the_figures(train, tmp_path, capfd):
+    model, output = tmp_path / "m.npz", tmp_path / "p.txt"
+    metrics = train("--epochs", 3, "--model", model)
+    capfd.readouterr()
+    assert main(["predict", str(model), TEST, "--output", str(output)]) == 0
+    printed = capfd.readouterr().out
+    for name, label in (("log_loss", "log-loss"), ("accuracy", "accuracy"), ("auc", "AUC")):
+        assert f"{label} {metrics[name]:.5f}" in printed
+    probabilities = np.loadtxt(output)
+    assert probabilities.shape == (30956,)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_predict_without_labels(train, tmp_path, write, capfd):
+    model = tmp_path / "m.npz"
+    train("--epochs", 1, "--model", model)
+    capfd.readouterr()
+    with_labels, without = write("1 3:1 7:1\n-1 9:1\n", "l"), write("3:1 7:1\n9:1\n", "n")
+    assert main(["predict", str(model), with_labels]) == 0
+    first = capfd.readouterr()
+    assert main(["predict", str(model), without]) == 0
+    second = capfd.readouterr()
+    assert first.out == second.out
+    assert first.out.count("\n") == 2
+    assert "AUC" in first.err
+    assert "no figures" in second.err
+
+
+def test_labels_0_and_1(train, write):
+    text = Path(TRAIN).read_text().replace("-1 ", "0 ")
+    metrics = train("--l2", 1, "--no-bias", data=[write(text)])
+    check_l2(metrics)
+
+
+BAD_DATA = {
+    "1 3:1\n-1 4:x\n": ":2: the value of feature '4:x' is not a number",
+    "1 3:1\n2 4:1\n": ":2: label '2' is not -1, 0 or 1",
+    "1 3:1\n-1 4:1\n0 5:1\n": "use -1 and 1, or 0 and 1",
+    "1 3:1\n1 4:1\n": "all 2 examples have the same label",
+    "# nothing\n": "there are no examples",
+}
+
+
+@pytest.mark.parametrize("text", BAD_DATA)
+def test_bad_training_data_is_exit_code_1(train, write, text):
+    path = write(text)
+    error = train(data=[path], test=None, code=1)
+    assert error.count(path) == 1
+    assert BAD_DATA[text] in error
+
+
+def test_a_bad_test_set_is_told_before_training(train, write):
+    error = train(test=write("1 1:1\nx\n"), code=1)
+    assert "data:2: label 'x' is not a number" in error
+    assert "epoch" not in error
+    assert "there are no examples" in train(test=write("\n"), code=1)
+    assert "no such file" in train(test="/nowhere/data", code=1)
+
+
+def test_bad_lines_can_be_skipped(train, write):
+    lines = Path(TRAIN).read_text().splitlines(keepends=True)
+    lines.insert(700, "oops\n")
+    lines.insert(20, "1 qid:3 4:1\n")
+    path = write("".join(lines))
+    assert "data:21: 'qid:3' marks a ranking file" in train(data=[path], code=1)
+    metrics = train("--l2", 1, "--no-bias", "--skip-bad-lines", data=[path])
+    check_l2(metrics)
+    assert metrics["bad_lines"] == 2
+
+
+USAGE_ERRORS = {
+    "--consistency=bsp": "use asp",
+    "--consistency=ssp:3": "use asp",
+    "--optimizer=adam": "invalid choice",
+    "--optimizer=ftrl --decay": "--decay does nothing with ftrl",
+    "--lr=0": "not a number above 0",
+    "--l1=-1": "not a number from 0 up",
+    "--l2=inf": "not a number from 0 up",
+    "--epochs=0": "not a whole number",
+    "--hash-bits=65": "not a whole number",
+    "--batch-size=0": "not a whole number",
+    "--model=/nowhere/m.npz": "make the directory /nowhere first",
+    "--plot=/": "is a directory",
+    "--servers=-1": "not a whole number",
+}
+
+
+@pytest.mark.parametrize("options", USAGE_ERRORS)
+def test_usage_errors_are_exit_code_2(options, capfd):
+    with pytest.raises(SystemExit) as error:
+        main(["train", "lr", TRAIN, *options.split()])
+    assert error.value.code == 2
+    assert USAGE_ERRORS[options] in capfd.readouterr().err
+
+
+def test_the_automatic_batch_grows_with_the_data():
+    settings = LogisticRegressionSettings(data=("x",))
+    assert [settings.batch_rows(n) for n in (100, 6400, 64_000, 10**9)] == [64, 100, 1000, 4096]
+    assert LogisticRegressionSettings(data=("x",), batch_size=7).batch_rows(10**9) == 7
+
+
+def test_steps_shrink_in_the_second_half():
+    settings = LogisticRegressionSettings(data=("x",), epochs=4)
+    assert [settings.step_scale(epoch) for epoch in range(4)] == [1, 1, 1, 0.5]
+    assert LogisticRegressionSettings(data=("x",), epochs=1).step_scale(0) == 1
+
+
+# Real processes.
+
+
+def run(*command):
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+CLUSTER = ("--servers=2", "--workers=2")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_cluster_reaches_liblinear(tmp_path, seed):
+    metrics, model, plot = (tmp_path / name for name in ("m.json", "m.npz", "p.png"))
+    files = [f"--metrics={metrics}", f"--model={model}", f"--plot={plot}"]
+    options = [TRAIN, "--test", TEST, "--l2=1", "--no-bias", f"--seed={seed}", *files, *CLUSTER]
+    done = run("fastps", "train", "lr", *options)
+    assert done.returncode == 0, done.stderr
+    check_l2(json.loads(metrics.read_text()))
+    assert done.stdout.count("objective") == 1  # one worker speaks
+    assert plot.exists()
+    assert len(load_model(model).keys) == 113
+
+
+@pytest.mark.processes
+def test_a_cluster_tells_of_a_bad_line(write):
+    lines = Path(TRAIN).read_text().splitlines(keepends=True)
+    lines[1500] = "1 5\n"
+    done = run("fastps", "train", "lr", write("".join(lines)), *CLUSTER)
+    assert done.returncode == 1
+    assert "data:1501: feature '5' is not <id>:<value>" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("launch", [(), ("fastps.launch.main", *CLUSTER)])
+def test_the_example_script(launch):
+    script = EXAMPLES / "train_lr.py"
+    done = run(*launch, script) if launch else run("runpy", script)
+    assert done.returncode == 0, done.stderr
+    accuracy = float(done.stdout.split("test accuracy ")[1].split()[0])
+    assert accuracy > 0.83
