@@ -87,10 +87,10 @@ def test_adagrad_with_l1_reaches_the_objective_without_zeros(train):
     assert metrics["objective"] <= 1.02 * OBJECTIVE_L1
 
 
-def test_a_bias_helps(train):
-    # The optimum with a free bias is below the one without.
-    assert train("--l2", 1)["objective"] < OBJECTIVE_L2
-    assert train("--l2", 1)["bias"] != 0
+def test_the_bias_learns_the_log_odds_of_the_labels(train, write):
+    metrics = train("--epochs", 50, data=[write(30 * "1\n" + 10 * "-1\n")], test=None)
+    assert metrics["bias"] == pytest.approx(np.log(3), abs=0.02)
+    assert metrics["nonzeros"] == 0
 
 
 def test_runs_of_one_worker_are_equal(train):
