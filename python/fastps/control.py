@@ -266,7 +266,8 @@ class EmbeddedControl:
         self._answers: dict[int, Reply | None] = {}
         self.cluster_id = secrets.randbits(63) + 1
         self.boot_ids = tuple(boot_ids or (new_boot_id() for _ in range(num_servers)))
-        shape = JobShape(num_servers, {group: num_workers, **(groups or {})}, math.inf, patience)
+        launched = {group: num_workers, **(groups or {})}
+        shape = JobShape(len(self.boot_ids), launched, math.inf, patience, embedded=True)
         self._state = SchedulerState(shape, self.cluster_id, time.monotonic())
         with self._changed:
             self._advance(self._register_servers)

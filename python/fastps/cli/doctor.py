@@ -76,8 +76,8 @@ def _kernels() -> str:
 def _libzmq() -> str:
     from fastps import _libzmq
 
-    _libzmq.load()
-    return str(_libzmq.describe())
+    path, version = _libzmq.describe()
+    return f"{'.'.join(map(str, version))} at {path}"
 
 
 def _settings() -> str:

@@ -36,6 +36,8 @@ class Server:
         Where its heartbeats came from, so where maps go.
     map_version : int
         The map that it reported to work with.
+    map_sent, map_sent_at : int, float
+        The last map sent to it, and when.
     """
 
     server_id: int
@@ -46,6 +48,8 @@ class Server:
     lost: str = ""
     peer: bytes | None = None
     map_version: int = 0
+    map_sent: int = 0
+    map_sent_at: float = 0.0
     probed_at: float = 0.0
     rows: int = 0
     requests: int = 0
@@ -198,6 +202,8 @@ class Session:
     last_seen: float
     peer: bytes | None = None
     map_version: int = 0
+    map_sent: int = 0
+    map_sent_at: float = 0.0
     requests: int = 0
 
 

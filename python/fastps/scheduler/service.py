@@ -111,7 +111,12 @@ class SchedulerService:
                 frames = self._socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            self._take(frames, now)
+            try:
+                self._take(frames, now)
+            except Exception:
+                # A fault of ours, met by one message, must not end the job of all the others.
+                log.exception("a message could not be handled")
+                self._drop("fault")
 
     def _take(self, frames: list[bytes], now: float) -> None:
         if len(frames) != 2:

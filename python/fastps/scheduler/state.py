@@ -29,6 +29,11 @@ GROUP_NAME_BYTES_MAX = 128
 SESSIONS_MAX = 1 << 16
 RANK_MAX = (1 << 20) - 1
 ENDPOINTS_MAX = 64  # cpp/base/limits.h: kDataThreadsMax
+ENDPOINT_BYTES_MAX = 512  # cpp/base/limits.h: kNameBytesMax
+# The map has 8 bytes for each shard and must fit one frame of 64 MiB.
+SHARDS_MAX = 1 << 22
+# A peer that has not taken in the map it was sent is sent it again, but not at once.
+MAP_RESEND_SECONDS = 0.5
 PARKED_MAX = 64  # table requests of one session that wait
 BOOT_ID_DIGITS = 32
 
@@ -47,12 +52,15 @@ class JobShape:
         Seconds of silence that end a worker's session; ``math.inf``: never.
     patience : float
         Seconds to wait for launched processes that do not come (FASTPS_GATE_TIMEOUT).
+    embedded : bool
+        All in one process: servers have no endpoints.
     """
 
     num_servers: int
     groups: Mapping[str, int]
     lease: float = 10.0
     patience: float = 600.0
+    embedded: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,7 +176,7 @@ class SchedulerState:
             actions = handler(ticket, message, now)
         except FastPSError as error:
             actions = [_refusal(ticket, error)]
-        return self._with_map(before, actions + self._serve_parked())
+        return self._with_map(before, actions + self._serve_parked(), now)
 
     def heartbeat(self, peer: bytes, beat: Beat, now: float) -> list[Action]:
         """Take one heartbeat; answers with the map when the sender's is older."""
@@ -180,12 +188,13 @@ class SchedulerState:
             member = self.servers.find(beat.id)
         else:
             member = self.sessions.find(beat.id)
-        answer: list[Action] = []
-        if beat.map_version < self.version:
-            answer.append(PublishMap((peer,)))
+        behind = beat.map_version < self.version
         if member is None or member.boot_id != beat.boot_id.hex():
             # A session that has ended learns it from the map.
-            return answer
+            return [PublishMap((peer,))] if behind else []
+        answer: list[Action] = []
+        if behind and self._may_send_map(member, now):
+            answer.append(PublishMap((peer,)))
         if isinstance(member, Server):
             if self.servers.heard(member, now):
                 self._bump()
@@ -195,7 +204,7 @@ class SchedulerState:
         member.peer = peer
         member.map_version = max(member.map_version, min(beat.map_version, self.version))
         member.requests = beat.requests
-        return self._with_map(before, answer + self._serve_parked())
+        return self._with_map(before, answer + self._serve_parked(), now)
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass: leases, silences and patience run out."""
@@ -210,14 +219,14 @@ class SchedulerState:
         silent = self.servers.silent_peers(now)
         if silent:
             actions.append(PublishMap(silent))
-        return self._with_map(before, actions + self._serve_parked())
+        return self._with_map(before, actions + self._serve_parked(), now)
 
     def unreachable(self, peer: bytes, now: float) -> list[Action]:
         """Take the word that `peer` has no connection."""
         before = self.version
         if self.servers.disconnected(peer, now) is not None:
             self._bump()
-        return self._with_map(before, self._serve_parked())
+        return self._with_map(before, self._serve_parked(), now)
 
     def restart_suspicion(self, now: float) -> None:
         """Start every silence anew: the scheduler itself was paused and heard nobody."""
@@ -379,6 +388,12 @@ class SchedulerState:
                 wanted.name,
             )
         assert definition.num_shards is not None
+        there = sum(len(table.placement) for table in self.tables.all())
+        if there + definition.num_shards > SHARDS_MAX:
+            raise ConfigError(
+                f"table {wanted.name!r} has {definition.num_shards} shards; the job has {there} "
+                f"and may have {SHARDS_MAX}: give a smaller num_shards"
+            )
         placement = place(wanted.name, definition.num_shards, [each.server_id for each in alive])
         self._bump()
         return self.tables.add(definition, tuple(placement), self.version)
@@ -387,8 +402,7 @@ class SchedulerState:
 
     def _register_server(self, ticket: Ticket, asked: m.RegisterServer, now: float) -> list[Action]:
         _check_boot_id(asked.boot_id)
-        if len(asked.endpoints) > ENDPOINTS_MAX:
-            raise ConfigError(f"a server may have {ENDPOINTS_MAX} endpoints")
+        _check_endpoints(asked.endpoints, 0 if self.shape.embedded else 1)
         if not self.servers.has_room:
             raise ConfigError("no further server may come: the job has had 1024")
         before = len(self.servers.all())
@@ -437,18 +451,39 @@ class SchedulerState:
     def _bump(self) -> None:
         self.version += 1
 
-    def _with_map(self, before: int, actions: list[Action]) -> list[Action]:
+    def _may_send_map(self, member: Server | Session, now: float) -> bool:
+        """Whether the map was not sent to this member just now; notes that it is being sent."""
+        if member.map_sent == self.version and now - member.map_sent_at < MAP_RESEND_SECONDS:
+            return False
+        member.map_sent, member.map_sent_at = self.version, now
+        return True
+
+    def _with_map(self, before: int, actions: list[Action], now: float) -> list[Action]:
         """Put the publishing of a changed map in front of the answers that rely on it."""
         if self.version == before:
             return actions
         members: list[Server | Session] = [*self.servers.alive(), *self.sessions.all()]
-        peers = tuple(each.peer for each in members if each.peer is not None)
+        peers = tuple(
+            each.peer for each in members if each.peer is not None and self._may_send_map(each, now)
+        )
         return [PublishMap(peers), *actions]
 
 
 def _check_boot_id(boot_id: str) -> None:
     if len(boot_id) != BOOT_ID_DIGITS or set(boot_id) - set("0123456789abcdef"):
         raise WireError(f"boot_id is {boot_id!r:.50}, needed are {BOOT_ID_DIGITS} hex digits")
+
+
+def _check_endpoints(endpoints: tuple[str, ...], least: int) -> None:
+    right = least <= len(endpoints) <= ENDPOINTS_MAX and all(
+        each.startswith(("tcp://", "ipc://")) and len(each.encode()) <= ENDPOINT_BYTES_MAX
+        for each in endpoints
+    )
+    if not right:
+        raise WireError(
+            f"a server's endpoints are {endpoints!r:.200}, needed are {least} to {ENDPOINTS_MAX} "
+            "addresses such as tcp://127.0.0.1:5000"
+        )
 
 
 def _replies(released: list[Released]) -> list[Action]:

@@ -200,16 +200,15 @@ def _check_given(wanted: TableDefinition) -> None:
 
 def _check_shape(name: str, kind: str, shape: tuple[int, ...]) -> None:
     argument = "row_shape" if kind == "sparse" else "shape"
-    row = shape if kind == "sparse" else shape[1:]
     if len(shape) > DIMENSIONS_MAX or 0 in shape:
         raise ConfigError(
             f"table {name!r}: {argument} is {shape!r:.200}; needed are at most {DIMENSIONS_MAX} "
             "dimensions of at least 1"
         )
-    if elements_of(row) > ROW_WIDTH_MAX:
+    if kind == "sparse" and elements_of(shape) > ROW_WIDTH_MAX:
         raise ConfigError(
-            f"table {name!r}: {argument} {shape!r:.200} has rows of {elements_of(row)} floats; a "
-            f"row may have {ROW_WIDTH_MAX}"
+            f"table {name!r}: {argument} {shape!r:.200} has {elements_of(shape)} floats; a row may "
+            f"have {ROW_WIDTH_MAX}"
         )
     if elements_of(shape) > DENSE_ELEMENTS_MAX:
         raise ConfigError(
