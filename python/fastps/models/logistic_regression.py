@@ -169,7 +169,7 @@ class LogisticRegressionTrainer:
             if block.n_bad:
                 self._progress.note(f"skipped {block.n_bad} bad lines, first {block.first_bad}")
             self._progress.advance(len(labels), None)
-        totals = self._facts.pull().astype(np.float64).sum(axis=0)
+        totals: npt.NDArray[np.float64] = self._facts.pull().sum(axis=0, dtype=np.float64)
         self._check_labels(totals)
         # A bad test set must not cost an epoch. One worker reads it, the one that will use it; if
         # it is bad, the item goes from hand to hand and every worker fails.
