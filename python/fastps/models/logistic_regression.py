@@ -52,7 +52,6 @@ from fastps.models.progress import Progress
 
 if TYPE_CHECKING:
     from fastps.client import Client
-
     from fastps.tables import DenseTable, SparseTable
 
 __all__ = ["LogisticRegressionTrainer"]
