@@ -377,10 +377,11 @@ class ClientHandle {
   std::shared_ptr<Client> client_;
 };
 
-ClientHandle ConnectedClient(uint64_t session, const py::bytes& map_blob,
-                             const std::string& scheduler) {
+ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id,
+                             const py::bytes& map_blob, const std::string& scheduler) {
   return ClientHandle(std::make_shared<Client>(LoadedRuntime(), SessionId(session),
-                                               MapOfBlob(map_blob), scheduler));
+                                               BootIdOfBytes(boot_id), MapOfBlob(map_blob),
+                                               scheduler));
 }
 
 ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t session,
@@ -407,7 +408,7 @@ void BindClient(py::module_& m) {
   const auto values = py::arg("values").noconvert();
   const auto timeout = py::arg("timeout");
   py::class_<ClientHandle>(m, "Client")
-      .def(py::init(&ConnectedClient), py::arg("session"), py::arg("map_blob"),
+      .def(py::init(&ConnectedClient), py::arg("session"), py::arg("boot_id"), py::arg("map_blob"),
            py::arg("scheduler"))
       .def_static("embedded", &EmbeddedClient, py::arg("cluster"), py::arg("session"),
                   py::arg("map_blob"))

@@ -33,6 +33,14 @@ Status StatusOf(Code code, const TableSpec& spec) {
 
 }  // namespace
 
+std::vector<PartHeader> Call::PartsOf(size_t message) const {
+  std::vector<PartHeader> parts = batch_->messages()[message].parts;
+  if (!CarriesValues(op_)) {
+    for (PartHeader& part : parts) part.n_values = 0;
+  }
+  return parts;
+}
+
 Buffer Call::GatherValues(size_t message, BufferPool& buffers) const {
   if (!CarriesValues(op_)) return {};
   Buffer values = buffers.Allocate(batch_->messages()[message].n_values * sizeof(float));

@@ -52,6 +52,9 @@ class Call {
   const ShardPlan& plan() const { return *plan_; }
   const Batch& batch() const { return *batch_; }
 
+  // The parts of one message as they are sent: a read's name no values.
+  std::vector<PartHeader> PartsOf(size_t message) const;
+
   // The values of one message of a push or assign; the empty buffer for other operations.
   Buffer GatherValues(size_t message, BufferPool& buffers) const;
 

@@ -16,15 +16,21 @@ Status LostStatus() { return Status(Code::kServerLost, "every copy of the shard 
 
 }  // namespace
 
-Client::Client(const ZmqRuntime& runtime, SessionId session, std::shared_ptr<const ClusterMap> map,
-               const std::string& scheduler)
+Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id,
+               std::shared_ptr<const ClusterMap> map, const std::string& scheduler)
     : runtime_(&runtime), session_(session), map_(std::move(map)) {
   const ClusterId cluster_id = map_->cluster_id;
   const Incarnation incarnation = map_->incarnation;
-  const auto heartbeat = [this, cluster_id, incarnation] {
+  const auto heartbeat = [this, boot_id, cluster_id, incarnation] {
     MutexLock lock(mutex_);
-    return Heartbeat{Role::kWorker, session_.value, BootId{}, cluster_id,
-                     incarnation,   map_->version,  0,        n_requests()};
+    return Heartbeat{.role = Role::kWorker,
+                     .id = session_.value,
+                     .boot_id = boot_id,
+                     .cluster_id = cluster_id,
+                     .incarnation = incarnation,
+                     .map_version = map_->version,
+                     .rows = 0,
+                     .requests = n_requests()};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id == cluster_id) InstallMap(std::move(newer));
@@ -177,7 +183,7 @@ void Client::EnqueueAll(const std::shared_ptr<Call>& call, std::vector<Buffer> v
     message->call = call;
     message->index = i;
     message->number = ++last_message_number_;
-    message->parts = messages[i].parts;
+    message->parts = call->PartsOf(i);
     if (IsWrite(call->op())) {
       for (PartHeader& part : message->parts) {
         part.sequence = Sequence(++sequences[part.shard.value].value);
@@ -420,9 +426,10 @@ void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
       continue;
     }
     const Buffer values = call.GatherValues(i, *buffers_);
+    const std::vector<PartHeader> parts = call.PartsOf(i);
     for (;;) {
       DirectReply direct;
-      sink->Submit(RequestOf(call, i, messages[i].parts, values, boot_id), direct);
+      sink->Submit(RequestOf(call, i, parts, values, boot_id), direct);
       if (call.OnReply(i, ViewOf(direct.reply)) == Call::Verdict::kDone) break;
       // The server has not heard of this client's session or table yet.
       if (NowMs() >= deadline_ms) {

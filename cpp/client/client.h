@@ -36,9 +36,10 @@ class Client {
  public:
   using FindSink = std::function<RequestSink*(BootId)>;
 
-  // Over sockets: heartbeats and maps go by `scheduler`.
-  Client(const ZmqRuntime& runtime, SessionId session, std::shared_ptr<const ClusterMap> map,
-         const std::string& scheduler);
+  // Over sockets: heartbeats, with the `boot_id` the session was joined with, and maps go by
+  // `scheduler`.
+  Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id,
+         std::shared_ptr<const ClusterMap> map, const std::string& scheduler);
   // Embedded: `find_sink` gives the server of a boot id, called directly.
   Client(FindSink find_sink, SessionId session, std::shared_ptr<const ClusterMap> map);
   ~Client();  // closes

@@ -78,9 +78,14 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
     threads_.emplace_back([this, &socket] { RunDataThread(&socket); });
   }
   const auto heartbeat = [this, id, cluster_id, incarnation] {
-    return Heartbeat{
-        Role::kServer,          id.value,          handler_.boot_id(),   cluster_id, incarnation,
-        handler_.map_version(), handler_.n_rows(), handler_.n_requests()};
+    return Heartbeat{.role = Role::kServer,
+                     .id = id.value,
+                     .boot_id = handler_.boot_id(),
+                     .cluster_id = cluster_id,
+                     .incarnation = incarnation,
+                     .map_version = handler_.map_version(),
+                     .rows = handler_.n_rows(),
+                     .requests = handler_.n_requests()};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id != cluster_id) return;

@@ -114,14 +114,15 @@ def connect(
     _libzmq.load()
     control = SocketControl(address)
     rank = settings.rank if rank is None else rank
-    request = m.Join(group or settings.group, rank, os.getpid(), new_boot_id().hex())
+    boot_id = new_boot_id()
+    request = m.Join(group or settings.group, rank, os.getpid(), boot_id.hex())
     try:
         joined, blob = control.call(request, seconds)
     except BaseException:
         control.close()
         raise
     assert blob is not None
-    core = _core.Client(joined.session, blob, address)
+    core = _core.Client(joined.session, boot_id, blob, address)
     return Client(control, core, joined, request.group, settings)
 
 
