@@ -170,7 +170,7 @@ class Client:
 
     @property
     def rank(self) -> int:
-        """This worker's number within its group."""
+        """The worker's number within its group."""
         return self._rank
 
     @property

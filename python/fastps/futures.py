@@ -21,9 +21,7 @@ class Future(Generic[T]):
     surfaces at the client's next flush(), clock() or close().
     """
 
-    def __init__(
-        self, ticket: _core.Ticket, finish: Callable[[Any], T], timeout: float
-    ) -> None:
+    def __init__(self, ticket: _core.Ticket, finish: Callable[[Any], T], timeout: float) -> None:
         self._ticket = ticket
         self._finish = finish
         self._timeout = timeout

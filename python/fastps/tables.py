@@ -235,9 +235,7 @@ class SparseTable(_Table):
     def _shaped(self, rows: FloatArray, keys_shape: Shape) -> FloatArray:
         return rows.reshape(keys_shape + self._shape)
 
-    def _checked(
-        self, keys: Any, values: npt.ArrayLike, what: str
-    ) -> tuple[KeyArray, FloatArray]:
+    def _checked(self, keys: Any, values: npt.ArrayLike, what: str) -> tuple[KeyArray, FloatArray]:
         flat, shape = as_keys(keys)
         where = f"keys have shape {shape} and table {self.name!r} has row_shape {self._shape}"
         return flat, as_values(values, shape + self._shape, what, where)
