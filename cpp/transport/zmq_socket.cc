@@ -11,8 +11,10 @@ namespace {
 
 // Below this a copy costs less than the bookkeeping of a shared buffer.
 constexpr size_t kZeroCopyBytesMin = 1024;
-// Messages, not bytes; our own byte budgets are reached first.
-constexpr int kHighWaterMessages = 4096;
+// Messages of one peer that wait, not bytes. A client's own window is smaller, so only a stranger
+// meets it: together with kFrameBytesMax it bounds what one can make a server hold.
+constexpr int kHighWaterMessages = 64;
+static_assert(kHighWaterMessages >= 2 * static_cast<int>(limits::kMessagesInFlightPerLaneMax));
 constexpr int kTcpHeartbeatMs = 2000;
 constexpr int kTcpHeartbeatTimeoutMs = 10000;
 constexpr int kReconnectMs = 20;

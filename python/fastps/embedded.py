@@ -43,6 +43,7 @@ class EmbeddedCluster:
         self._lock = threading.Lock()
         self._clients: weakref.WeakSet[_core.Client] = weakref.WeakSet()
         self._n_open = 0
+        self._latest_map = b""
         self.control = EmbeddedControl(
             num_servers,
             num_workers,
@@ -60,6 +61,8 @@ class EmbeddedCluster:
         with self._lock:
             self._clients.add(core)
             self._n_open += 1
+            latest = self._latest_map
+        core.install_map(latest)  # it may have changed while this client was not on the list
         return joined, core
 
     def leave(self) -> None:
@@ -73,6 +76,7 @@ class EmbeddedCluster:
     def _install_map(self, blob: bytes) -> None:
         self._servers.install_map(blob)
         with self._lock:
+            self._latest_map = blob
             clients = list(self._clients)
         for core in clients:
             core.install_map(blob)
