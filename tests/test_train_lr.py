@@ -6,6 +6,8 @@ The figures to reach are those of LIBLINEAR (see examples/data/a1a/SOURCE.txt).
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -246,7 +248,7 @@ def test_steps_shrink_in_the_second_half():
 
 def run(*command):
     return subprocess.run(
-        [sys.executable, "-m", *map(str, command)],
+        [sys.executable, *map(str, command)],
         capture_output=True,
         text=True,
         timeout=100,
@@ -263,7 +265,7 @@ def test_a_cluster_reaches_liblinear(tmp_path, seed):
     metrics, model, plot = (tmp_path / name for name in ("m.json", "m.npz", "p.png"))
     files = [f"--metrics={metrics}", f"--model={model}", f"--plot={plot}"]
     options = [TRAIN, "--test", TEST, "--l2=1", "--no-bias", f"--seed={seed}", *files, *CLUSTER]
-    done = run("fastps", "train", "lr", *options)
+    done = run("-m", "fastps", "train", "lr", *options)
     assert done.returncode == 0, done.stderr
     check_l2(json.loads(metrics.read_text()))
     assert done.stdout.count("objective") == 1  # one worker speaks
@@ -275,17 +277,40 @@ def test_a_cluster_reaches_liblinear(tmp_path, seed):
 def test_a_cluster_tells_of_a_bad_line(write):
     lines = Path(TRAIN).read_text().splitlines(keepends=True)
     lines[1500] = "1 5\n"
-    done = run("fastps", "train", "lr", write("".join(lines)), *CLUSTER)
+    done = run("-m", "fastps", "train", "lr", write("".join(lines)), *CLUSTER)
     assert done.returncode == 1
     assert "data:1501: feature '5' is not <id>:<value>" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("launch", [(), ("fastps.launch.main", *CLUSTER)])
+def test_another_worker_takes_over_from_a_killed_first_one(tmp_path):
+    job, metrics = tmp_path / "job.json", tmp_path / "m.json"
+    train = ["-m", "fastps", "train", "lr", TRAIN, "--test", TEST, "--l2=1", "--no-bias"]
+    launch = ["-m", "fastps.launch.main", *CLUSTER, f"--job-file={job}"]
+    command = [sys.executable, *launch, *train, "--epochs=100", f"--metrics={metrics}"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "epoch   9/100" in line:
+                os.kill(pid_of(json.loads(job.read_text()), "worker", 0), signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGKILL, "".join(lines)
+    assert any(line.startswith("[worker 1] epoch 100/100") for line in lines), "".join(lines)
+    result = json.loads(metrics.read_text())
+    check_l2(result)
+    assert [point["epoch"] for point in result["curve"]] == list(range(1, 101))
+
+
+def pid_of(job, role, rank):
+    (process,) = (p for p in job["processes"] if (p["role"], p["rank"]) == (role, rank))
+    return process["pid"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("launch", [(), ("-m", "fastps.launch.main", *CLUSTER)])
 def test_the_example_script(launch):
-    script = EXAMPLES / "train_lr.py"
-    done = run(*launch, script) if launch else run("runpy", script)
+    done = run(*launch, EXAMPLES / "train_lr.py")
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split()[0])
     assert accuracy > 0.83
