@@ -65,11 +65,15 @@ class LinearModel:
         if len(self.keys) == 0:
             return np.zeros(keys.shape, np.float32)
         position = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[position] == keys, self.weights[position], np.float32(0))
+        known = self.keys[position] == keys
+        weights: npt.NDArray[np.float32] = np.where(known, self.weights[position], np.float32(0))
+        return weights
 
     def margins(self, block: Block) -> npt.NDArray[np.float32]:
         """Return the log-odds of each row of a block read with this model's `hash_bits`."""
-        return block.matrix.margins(self.lookup(block.keys)) + np.float32(self.bias)
+        margins = block.matrix.margins(self.lookup(block.keys))
+        margins += np.float32(self.bias)
+        return margins
 
 
 def save_model(path: str | Path, model: LinearModel) -> None:

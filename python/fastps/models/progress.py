@@ -73,12 +73,13 @@ class BarProgress(LineProgress):
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f} examples {task.fields[rate]}{task.fields[loss]}"),
+            TextColumn("{task.completed:,.0f} examples{task.fields[figures]}"),
             TimeElapsedColumn(),
             console=Console(file=stream, highlight=False),
             transient=True,
         )
-        self._task = self._bar.add_task("starting", total=None, rate="", loss="")
+        self._task = self._bar.add_task("starting", total=None, figures="")
+        self._auc: float | None = None
 
     def __enter__(self) -> BarProgress:
         self._bar.start()
@@ -94,17 +95,22 @@ class BarProgress(LineProgress):
     def begin(self, title: str, n_examples: int) -> None:
         """Begin the bar anew."""
         self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(title, total=n_examples or None, rate="", loss="")
+        self._task = self._bar.add_task(title, total=n_examples or None, figures="")
 
     def advance(self, n_examples: int, log_loss: float | None) -> None:
         """Move the bar."""
         speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task,
-            advance=n_examples,
-            rate="" if not speed else f"{speed:,.0f}/s",
-            loss="" if log_loss is None else f" log-loss {log_loss:.4f}",
-        )
+        figures = [
+            f", {speed:,.0f}/s" if speed else "",
+            f", log-loss {log_loss:.4f}" if log_loss is not None else "",
+            f", test AUC {self._auc:.4f}" if self._auc is not None else "",
+        ]
+        self._bar.update(self._task, advance=n_examples, figures="".join(figures))
+
+    def epoch(self, point: CurvePoint, examples_per_second: float) -> None:
+        """Print the figures above the bar, and keep the AUC in it."""
+        self._auc = point.test_auc
+        super().epoch(point, examples_per_second)
 
 
 def epoch_line(point: CurvePoint, epochs: int, examples_per_second: float) -> str:
