@@ -1,0 +1,103 @@
+# The one door to the project: `make` lists what it can do.
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+CPP_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc')
+PYTHON_PATHS := python tests bench examples
+
+CPP_SOURCES := $(shell find CMakeLists.txt cpp -name '*.h' -o -name '*.cc' -o -name CMakeLists.txt)
+SOURCES := $(CPP_SOURCES) $(shell find python bench -name '*.py' -o -name '*.pyi' -o -name py.typed)
+
+# With its own folder the build is incremental, and the test-only module it contains cannot get
+# into the wheels that pip builds in build/<wheel tag>.
+TEST_BUILD := -Cbuild-dir=build/test -Ccmake.define.FASTPS_BUILD_TESTS=ON
+
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+unexport PYTHONPATH
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## list the targets
+	@echo "fastps: make TARGET, where TARGET is"
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+
+# ---- Use
+
+.PHONY: demo
+demo: $(VENV)/.installed ## train logistic regression on 2 servers and 2 workers; writes demo/
+	@mkdir -p demo
+	$(PY) -m fastps train lr examples/data/a1a/a1a --test examples/data/a1a/a1a.t \
+	  --l2 1 --no-bias --servers 2 --workers 2 \
+	  --model demo/model.npz --metrics demo/metrics.json --plot demo/curve.png
+	@echo; echo "demo: written to demo/:" $$(ls demo)
+
+.PHONY: test
+test: $(VENV)/.installed ## build and run all tests; PYTEST_ARGS="-k name" for some
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less
+	$(PY) -m fastps_bench sparse --rivals numpy $(BENCH_ARGS)
+
+.PHONY: wheel
+wheel: $(VENV)/.tools ## build dist/fastps-*.whl
+	$(PIP) wheel . --no-deps --no-build-isolation -w dist \
+	  -Cbuild-dir=build/wheel -Ccmake.define.FASTPS_BUILD_TESTS=OFF
+
+# ---- Check
+
+.PHONY: lint
+lint: $(VENV)/.dev ## check format, style and types of all sources
+	$(PY) -m ruff check $(PYTHON_PATHS)
+	$(PY) -m ruff format --check $(PYTHON_PATHS)
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(CPP_FILES)
+	$(PY) -m pytest -q --noconftest tests/test_architecture.py
+
+.PHONY: format
+format: $(VENV)/.dev ## rewrite all sources in the common format
+	$(PY) -m ruff check --fix-only $(PYTHON_PATHS)
+	$(PY) -m ruff format $(PYTHON_PATHS)
+	$(VENV)/bin/clang-format -i $(CPP_FILES)
+
+# A package of its own, found before the installed one. Python itself has no sanitizer in it, so
+# theirs must be loaded first; without libstdc++ beside it, ASan cannot see exceptions. Leaks are
+# not looked for: Python never frees all it has.
+.PHONY: asan
+asan: $(VENV)/.installed ## run the tests under AddressSanitizer and UBSan
+	$(PIP) install --upgrade --no-deps --no-build-isolation --target build/asan/site . \
+	  -Cbuild-dir=build/asan/cmake -Ccmake.build-type=RelWithDebInfo \
+	  -Ccmake.define.FASTPS_BUILD_TESTS=ON -Ccmake.define.FASTPS_SANITIZER=address,undefined
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  PYTHONPATH=$(CURDIR)/build/asan/site \
+	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  $(PY) -m pytest -o timeout=600 $(PYTEST_ARGS)
+
+.PHONY: clean
+clean: ## remove all that make made
+	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python bench tests examples -name __pycache__ -prune -exec rm -rf {} +
+
+# ---- The virtual environment: each stamp names what is in it
+
+$(VENV)/.tools: pyproject.toml .ci/system-packages .ci/requirements.py
+	@.ci/system-packages $(PYTHON)
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "make: installing what builds, runs and tests fastps into $(VENV)"
+	@$(PIP) install --quiet --upgrade 'pip>=23.1'
+	@$(PIP) install --quiet $$($(PY) .ci/requirements.py build run train test)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	@echo "make: building fastps (some minutes the first time)"
+	@$(PIP) install --quiet --no-deps --no-build-isolation $(TEST_BUILD) .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.tools
+	@echo "make: installing linters into $(VENV)"
+	@$(PIP) install --quiet $$($(PY) .ci/requirements.py dev)
+	@touch $@
