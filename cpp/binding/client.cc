@@ -8,8 +8,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +17,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "binding/bind.h"
+#include "binding/ticket.h"
 #include "kernels/kernels.h"
 #include "server/embedded_cluster.h"
 
@@ -31,168 +30,9 @@ using Keys = py::array_t<uint64_t, py::array::c_style>;
 using Floats = py::array_t<float, py::array::c_style>;
 using MaybeRows = std::optional<Keys>;
 
-// `timeout` seconds from now; infinity never comes.
-int64_t DeadlineAfter(double timeout) {
-  if (!(timeout < 1e12)) return kNeverMs;
-  return NowMs() + static_cast<int64_t>(std::ceil(std::max(timeout, 0.0) * 1000));
-}
-
-const char* NameOf(Op op) {
-  switch (op) {
-    case Op::kPull:
-      return "pull";
-    case Op::kPush:
-      return "push";
-    case Op::kAssign:
-      return "assign";
-    case Op::kRemove:
-      return "remove";
-    case Op::kContains:
-      return "contains";
-    case Op::kScan:
-      return "items";
-    case Op::kStats:
-      return "stats";
-  }
-  return "call";
-}
-
 std::span<const Key> SpanOf(const Keys& keys) {
   return {keys.data(), static_cast<size_t>(keys.size())};
 }
-
-// Python's handle of a started call: it owns the arrays that the call fills.
-class Ticket {
- public:
-  Ticket(std::shared_ptr<Client> client, std::shared_ptr<Call> call, py::object output)
-      : client_(std::move(client)), call_(std::move(call)), output_(std::move(output)) {}
-  Ticket(Ticket&&) = default;
-  ~Ticket() {
-    if (call_ == nullptr) return;
-    py::gil_scoped_release release;
-    client_->Detach(*call_);  // late replies must not touch arrays that are going away
-  }
-
-  bool Done() const {
-    py::gil_scoped_release release;
-    return client_->IsDone(*call_);
-  }
-
-  // True once the call has ended; false when `deadline_ms` came first. Raises what Ctrl-C raises.
-  bool WaitUntil(int64_t deadline_ms) const {
-    for (;;) {
-      bool done = false;
-      {
-        py::gil_scoped_release release;
-        done = client_->Wait(*call_, std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
-      }
-      if (done) return true;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (NowMs() >= deadline_ms) return false;
-    }
-  }
-
-  // What the call brought, or its error.
-  py::object Take() {
-    call_->observed = true;
-    if (!call_->status().ok()) Raise();
-    switch (call_->op()) {
-      case Op::kPull:
-      case Op::kContains:
-        return output_;
-      case Op::kRemove:
-        return py::int_(call_->results().n_removed);
-      case Op::kStats:
-        return TakeStats();
-      case Op::kScan:
-        return TakeScan();
-      case Op::kPush:
-      case Op::kAssign:
-        break;
-    }
-    return py::none();
-  }
-
-  py::object Result(double timeout) {
-    if (!WaitUntil(DeadlineAfter(timeout))) RaiseTimeout(timeout);
-    return Take();
-  }
-
-  [[noreturn]] void RaiseTimeout(double timeout) const {
-    const TableSpec& spec = call_->plan().spec();
-    std::string servers;
-    for (const PlannedMessage& message : call_->batch().messages()) {
-      const std::string name = std::to_string(call_->plan().lanes[message.lane].server.value);
-      if (servers.find(name) == std::string::npos) servers += (servers.empty() ? "" : ", ") + name;
-    }
-    char seconds[32];
-    std::snprintf(seconds, sizeof(seconds), "%g", timeout);
-    const bool is_write = IsWrite(call_->op());
-    ThrowNamed("FastPSTimeoutError",
-               std::string(NameOf(call_->op())) + " on table '" + spec.name +
-                   "' did not end within " + seconds + " s; it involves servers " + servers + ". " +
-                   (is_write ? "It may still take effect: flush() settles it; do not send it again"
-                             : "Give a longer timeout= or look at the servers"));
-  }
-
- private:
-  [[noreturn]] void Raise() {
-    const Status& status = call_->status();
-    if (status.code() != Code::kServerLost) Throw(status);
-    std::vector<uint32_t> servers, shards;
-    for (const ServerId server : call_->lost_servers()) servers.push_back(server.value);
-    for (const ShardId shard : call_->lost_shards()) shards.push_back(shard.value);
-    std::ranges::sort(servers);
-    std::ranges::sort(shards);
-    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-    const std::string& table = call_->plan().spec().name;
-    std::string named;
-    for (size_t i = 0; i < std::min<size_t>(shards.size(), 8); ++i) {
-      named += (i == 0 ? "" : ", ") + std::to_string(shards[i]);
-    }
-    if (shards.size() > 8) named += ", ...";
-    std::string lost_servers;
-    for (const uint32_t server : servers) {
-      lost_servers += (lost_servers.empty() ? "" : ", ") + std::to_string(server);
-    }
-    ThrowServerLost(std::string(NameOf(call_->op())) + " on table '" + table + "': server " +
-                        lost_servers + " is lost and with it every copy of " +
-                        std::to_string(shards.size()) + " shards of this call (" + named +
-                        "). Their rows are gone; start the job again",
-                    py::cast(servers), table, py::cast(shards));
-  }
-
-  py::object TakeStats() {
-    py::list reports;
-    for (const ShardReport& report : call_->results().shards) {
-      py::dict entry;
-      entry["shard"] = report.shard.value;
-      entry["server"] = report.server.value;
-      entry["rows"] = report.stats.rows;
-      entry["bytes"] = report.stats.bytes;
-      entry["apply_index"] = report.stats.apply_index;
-      reports.append(std::move(entry));
-    }
-    return reports;
-  }
-
-  py::object TakeScan() {
-    const CallResults& results = call_->results();
-    const py::ssize_t n_keys = static_cast<py::ssize_t>(results.scanned_keys.size());
-    Keys keys(n_keys);
-    std::ranges::copy(results.scanned_keys, keys.mutable_data());
-    const py::ssize_t width = static_cast<py::ssize_t>(call_->plan().spec().row_width);
-    Floats values(std::vector<py::ssize_t>{n_keys, width});
-    std::ranges::copy(results.scanned_values, values.mutable_data());
-    py::object next = py::none();
-    if (results.next_cursor != kScanEnd) next = py::int_(results.next_cursor);
-    return py::make_tuple(keys, values, next);
-  }
-
-  std::shared_ptr<Client> client_;
-  std::shared_ptr<Call> call_;
-  py::object output_;
-};
 
 // What makes the batch of a call, once the plan is known.
 auto KeysOf(const Keys& keys) {
@@ -377,11 +217,10 @@ class ClientHandle {
   std::shared_ptr<Client> client_;
 };
 
-ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id,
-                             const py::bytes& map_blob, const std::string& scheduler) {
-  return ClientHandle(std::make_shared<Client>(LoadedRuntime(), SessionId(session),
-                                               BootIdOfBytes(boot_id), MapOfBlob(map_blob),
-                                               scheduler));
+ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id, const py::bytes& map_blob,
+                             const std::string& scheduler) {
+  return ClientHandle(std::make_shared<Client>(
+      LoadedRuntime(), SessionId(session), BootIdOfBytes(boot_id), MapOfBlob(map_blob), scheduler));
 }
 
 ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t session,

@@ -2,6 +2,7 @@
 // messages has. Guarded by the client's mutex, or used by one thread alone (embedded).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -81,8 +82,8 @@ class Call {
   // Requires, for writes: the values of every message were gathered before.
   void Detach() { detached_ = true; }
 
-  uint32_t argument = 0;  // scan: rows at most
-  bool observed = false;  // somebody was told the status
+  uint32_t argument = 0;              // scan: rows at most
+  std::atomic<bool> observed{false};  // somebody was told the status
 
  private:
   void TakeResults(size_t message, const Reply& reply);

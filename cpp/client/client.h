@@ -10,7 +10,6 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -22,12 +21,11 @@
 #include "base/mutex.h"
 #include "base/status.h"
 #include "client/call.h"
-#include "client/in_flight.h"
+#include "client/lanes.h"
 #include "client/shard_plan.h"
 #include "transport/control_link.h"
 #include "transport/waker.h"
 #include "transport/zmq_socket.h"
-#include "wire/codec.h"
 #include "wire/request_sink.h"
 
 namespace fastps {
@@ -83,34 +81,18 @@ class Client {
   uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
 
  private:
-  struct Lane {
-    BootId boot_id;
-    std::string endpoint;
-    std::optional<ZmqSocket> socket;  // used by the leader, or under the mutex while nobody leads
-    InFlight in_flight;
-  };
-
-  // All with the mutex held. Those that touch sockets run on the leader or while nobody leads.
   Status CheckOpen() const FASTPS_REQUIRES(mutex_);
-  Lane* LaneOf(const ShardPlan& plan, uint32_t lane) FASTPS_REQUIRES(mutex_);
+  bool IsLost(ServerId server) const FASTPS_REQUIRES(mutex_);
   bool FailOnLostServers(Call& call) FASTPS_REQUIRES(mutex_);
-  void EnqueueAll(const std::shared_ptr<Call>& call, std::vector<Buffer> values)
-      FASTPS_REQUIRES(mutex_);
-  void SendQueued(int64_t now_ms) FASTPS_REQUIRES(mutex_);
-  bool SendOne(Lane& lane, OutMessage& message, RequestId id) FASTPS_REQUIRES(mutex_);
+  // One round of the leader's work: send, wait for answers without the mutex, take them.
+  // Requires: nobody leads.
   void Lead(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
-  void ReceiveReplies(Lane& lane, int64_t now_ms) FASTPS_REQUIRES(mutex_);
-  void RestartSilentLanes(int64_t now_ms) FASTPS_REQUIRES(mutex_);
-  void DropLostLanes() FASTPS_REQUIRES(mutex_);
-  void FailAll(const Status& status) FASTPS_REQUIRES(mutex_);
+  // Requires: the caller leads, or nobody does.
+  void EndLostLanes() FASTPS_REQUIRES(mutex_);
   void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
-  int64_t NextTimer(int64_t now_ms) const FASTPS_REQUIRES(mutex_);
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
-
   void RunEmbedded(Call& call, int64_t deadline_ms);
-  Request RequestOf(const Call& call, size_t index, std::span<const PartHeader> parts,
-                    const Buffer& values, BootId boot_id) const;
 
   const ZmqRuntime* const runtime_;  // null when embedded
   const FindSink find_sink_;         // empty over sockets
@@ -127,14 +109,9 @@ class Client {
   bool lanes_changed_ FASTPS_GUARDED_BY(mutex_) = false;  // a newer map is to be acted on
   std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
   std::unordered_map<TableId, std::shared_ptr<const ShardPlan>> plans_ FASTPS_GUARDED_BY(mutex_);
-  std::map<LaneAddress, Lane> lanes_ FASTPS_GUARDED_BY(mutex_);
-  std::unordered_map<TableId, std::vector<Sequence>> last_sequences_ FASTPS_GUARDED_BY(mutex_);
-  uint64_t last_message_number_ FASTPS_GUARDED_BY(mutex_) = 0;
-  uint64_t last_request_id_ FASTPS_GUARDED_BY(mutex_) = 0;
+  std::optional<Lanes> lanes_ FASTPS_GUARDED_BY(mutex_);                 // none when embedded
   std::vector<std::shared_ptr<Call>> writes_ FASTPS_GUARDED_BY(mutex_);  // open, or failed unseen
   std::vector<std::shared_ptr<Call>> background_ FASTPS_GUARDED_BY(mutex_);  // nobody waits here
-  Decoder decoder_ FASTPS_GUARDED_BY(mutex_);
-  std::vector<std::byte> head_ FASTPS_GUARDED_BY(mutex_);
   std::thread background_thread_ FASTPS_GUARDED_BY(mutex_);
   std::unique_ptr<ControlLink> control_link_;
 };

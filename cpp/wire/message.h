@@ -24,6 +24,27 @@ enum class Op : uint8_t {
   kStats = 7,
 };
 
+// As users know it.
+constexpr const char* OpName(Op op) {
+  switch (op) {
+    case Op::kPull:
+      return "pull";
+    case Op::kPush:
+      return "push";
+    case Op::kAssign:
+      return "assign";
+    case Op::kRemove:
+      return "remove";
+    case Op::kContains:
+      return "contains";
+    case Op::kScan:
+      return "items";
+    case Op::kStats:
+      return "stats";
+  }
+  return "call";
+}
+
 // Writes are numbered, applied once and acknowledged.
 constexpr bool IsWrite(Op op) { return op == Op::kPush || op == Op::kAssign || op == Op::kRemove; }
 constexpr bool CarriesValues(Op op) { return op == Op::kPush || op == Op::kAssign; }

@@ -1,0 +1,44 @@
+// Ticket: Python's handle of a started call. It owns the arrays that the call fills and turns what
+// the call brought, or its error, into Python. Used with the GIL held; waits give it away.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "client/client.h"
+
+namespace fastps {
+
+// `timeout` seconds from now; infinity never comes.
+int64_t DeadlineAfter(double timeout);
+
+class Ticket {
+ public:
+  Ticket(std::shared_ptr<Client> client, std::shared_ptr<Call> call, pybind11::object output)
+      : client_(std::move(client)), call_(std::move(call)), output_(std::move(output)) {}
+  Ticket(Ticket&&) = default;
+  ~Ticket();
+
+  bool Done() const;
+
+  // What the call brought. Raises its error, FastPSTimeoutError, or what Ctrl-C raises.
+  pybind11::object Result(double timeout);
+
+ private:
+  // True once the call has ended; false when `deadline_ms` came first.
+  bool WaitUntil(int64_t deadline_ms) const;
+  pybind11::object Take();
+  pybind11::object TakeStats();
+  pybind11::object TakeScan();
+  [[noreturn]] void RaiseTimeout(double timeout) const;
+  [[noreturn]] void RaiseFailure() const;
+
+  std::shared_ptr<Client> client_;
+  std::shared_ptr<Call> call_;
+  pybind11::object output_;
+};
+
+}  // namespace fastps
