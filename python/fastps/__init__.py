@@ -1,7 +1,8 @@
 """fastps: a parameter server for large sparse machine learning. numpy in and out."""
 
 from fastps import initializers, optimizers
-from fastps.client import Client, connect
+from fastps.client import Client
+from fastps.connection import connect
 from fastps.consistency import ASP, BSP, SSP
 from fastps.errors import (
     AuthenticationError,

@@ -4,133 +4,33 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import os
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from fastps import _core, _libzmq
+from fastps import _core
+from fastps.arguments import check_name, checked_seconds, checked_shape, definition_of
 from fastps.config import Settings
 from fastps.consistency import Consistency
-from fastps.control import Control, SocketControl, new_boot_id
+from fastps.control import Control
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import ClosedError, ConfigError, FastPSError, ValueRangeError
+from fastps.errors import ClosedError, ConfigError, FastPSError
 from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler import messages as m
 from fastps.tables import DenseTable, SparseTable
 
-__all__ = ["Client", "connect"]
+__all__ = ["Client", "join_embedded"]
 
 Item = TypeVar("Item")
 
 logger = logging.getLogger("fastps")
 
 CLOSE_SECONDS = 10.0
-
-
-def connect(
-    *,
-    address: str | None = None,
-    group: str | None = None,
-    rank: int | None = None,
-    embedded: bool = False,
-    num_servers: int = 1,
-    num_workers: int = 1,
-    require_cluster: bool = False,
-    timeout: float | None = None,
-) -> Client:
-    """Join a cluster; without one, start an embedded one inside this process.
-
-    Under ``fastps-launch``, or with FASTPS_SCHEDULER set, or with an `address`, this joins that
-    cluster. Otherwise it makes a cluster of its own in this process, with the same API and meaning,
-    and logs one INFO line that says so.
-
-    Parameters
-    ----------
-    address : str, optional
-        The scheduler's, for example ``tcp://10.0.0.1:5000``. None: FASTPS_SCHEDULER.
-    group : str, optional
-        The worker group. None: FASTPS_GROUP, else ``default``.
-    rank : int, optional
-        This worker's rank. None: FASTPS_RANK, else the lowest free one of the group.
-    embedded : bool, default False
-        Make an embedded cluster even where a scheduler's address is known.
-    num_servers, num_workers : int, default 1
-        Of the embedded cluster. Its other workers: ``client.worker(rank)``.
-    require_cluster : bool, default False
-        Raise instead of starting an embedded cluster.
-    timeout : float, optional
-        Seconds; None: FASTPS_TIMEOUT.
-
-    Returns
-    -------
-    Client
-
-    Raises
-    ------
-    ConfigError
-        The arguments contradict each other, `require_cluster` is set and no address is known, or
-        libzmq is missing.
-    FastPSTimeoutError
-        The scheduler does not answer.
-
-    Examples
-    --------
-    >>> import fastps
-    >>> with fastps.connect(embedded=True) as client:
-    ...     client.rank, client.num_workers
-    (0, 1)
-    """
-    settings = Settings.from_environment()
-    if settings.kernels is not None:
-        _core.force_kernels(settings.kernels)
-    if embedded and (address is not None or require_cluster):
-        raise ConfigError("embedded=True contradicts address= and require_cluster=True; give one")
-    seconds = _checked_seconds("timeout", settings.timeout if timeout is None else timeout)
-    address = address or (None if embedded else settings.scheduler)
-    if address is None:
-        if require_cluster:
-            raise ConfigError(
-                "require_cluster=True, but there is no cluster: start the script with "
-                "fastps-launch, set FASTPS_SCHEDULER, or give address="
-            )
-        logger.info(
-            "fastps: embedded cluster in this process (%d server(s)); start the script with "
-            "fastps-launch for a real one",
-            num_servers,
-        )
-        cluster = EmbeddedCluster(num_servers, num_workers)
-        return _join_embedded(cluster, settings, rank, group or settings.group, seconds)
-    if (num_servers, num_workers) != (1, 1):
-        raise ConfigError(
-            f"num_servers={num_servers}, num_workers={num_workers} are for embedded=True; the "
-            f"cluster at {address} has its own"
-        )
-    _libzmq.load()
-    control = SocketControl(address)
-    rank = settings.rank if rank is None else rank
-    boot_id = new_boot_id()
-    request = m.Join(group or settings.group, rank, os.getpid(), boot_id.hex())
-    try:
-        joined, blob = control.call(request, seconds)
-    except BaseException:
-        control.close()
-        raise
-    assert blob is not None
-    core = _core.Client(joined.session, boot_id, blob, address)
-    return Client(control, core, joined, request.group, settings)
-
-
-def _join_embedded(
-    cluster: EmbeddedCluster, settings: Settings, rank: int | None, group: str, seconds: float
-) -> Client:
-    joined, core = cluster.join(rank, group, seconds)
-    return Client(cluster.control, core, joined, group, settings, cluster)
 
 
 class Client:
@@ -209,7 +109,7 @@ class Client:
                 "worker() is for embedded clusters; in a real one each process calls connect()"
             )
         name = group or self._group
-        return _join_embedded(self._cluster, self._settings, rank, name, self._timeout(None))
+        return join_embedded(self._cluster, self._settings, rank, name, self._timeout(None))
 
     def sparse_table(
         self,
@@ -255,8 +155,8 @@ class Client:
         ServerLostError
             No server is left to hold it.
         """
-        shape = None if row_shape is None else _checked_shape("row_shape", row_shape)
-        definition = _definition(
+        shape = None if row_shape is None else checked_shape("row_shape", row_shape)
+        definition = definition_of(
             name, "sparse", shape, optimizer, initializer, consistency, num_shards, replication
         )
         return SparseTable(self, *self._create(definition, timeout))
@@ -284,8 +184,8 @@ class Client:
         name, optimizer, initializer, consistency, replication, timeout
             As for `sparse_table`, as are the errors.
         """
-        checked = None if shape is None else _checked_shape("shape", shape)
-        definition = _definition(
+        checked = None if shape is None else checked_shape("shape", shape)
+        definition = definition_of(
             name, "dense", checked, optimizer, initializer, consistency, num_shards, replication
         )
         return DenseTable(self, *self._create(definition, timeout))
@@ -298,7 +198,7 @@ class Client:
         TableNotFoundError
             There is none of that name.
         """
-        _check_name(name)
+        check_name(name)
         info = self._call(m.LookupTable(self._session, name), self._timeout(timeout))
         kind = DenseTable if info.definition.kind == "dense" else SparseTable
         return kind(self, info.table_id, info.definition)
@@ -482,18 +382,26 @@ class Client:
         return self._core
 
     def _timeout(self, timeout: float | None) -> float:
-        return self._settings.timeout if timeout is None else _checked_seconds("timeout", timeout)
+        return self._settings.timeout if timeout is None else checked_seconds("timeout", timeout)
 
     def _gate_timeout(self, timeout: float | None) -> float:
         if timeout is None:
             return self._settings.gate_timeout
-        return _checked_seconds("timeout", timeout)
+        return checked_seconds("timeout", timeout)
 
     def _timeouts(self, timeout: float | None, gate_timeout: float | None) -> float:
         """Return the seconds a gated call may take once its gate is open, which ASP's always is."""
         if gate_timeout is not None:
-            _checked_seconds("gate_timeout", gate_timeout)
+            checked_seconds("gate_timeout", gate_timeout)
         return self._timeout(timeout)
+
+
+def join_embedded(
+    cluster: EmbeddedCluster, settings: Settings, rank: int | None, group: str, seconds: float
+) -> Client:
+    """Return a new worker of an embedded cluster."""
+    joined, core = cluster.join(rank, group, seconds)
+    return Client(cluster.control, core, joined, group, settings, cluster)
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -506,61 +414,3 @@ def _close_all() -> None:
             client.close()
         except FastPSError:
             logger.exception("fastps: closing at exit failed")
-
-
-def _definition(
-    name: str,
-    kind: str,
-    shape: tuple[int, ...] | None,
-    optimizer: Optimizer | None,
-    initializer: Initializer | None,
-    consistency: Consistency | None,
-    num_shards: int | None,
-    replication: int | None,
-) -> m.TableDefinition:
-    _check_name(name)
-    for argument, value, needed in (
-        ("optimizer", optimizer, Optimizer),
-        ("initializer", initializer, Initializer),
-        ("consistency", consistency, Consistency),
-    ):
-        if value is not None and not isinstance(value, needed):
-            raise ConfigError(
-                f"{argument} is {value!r}, needed is a value of fastps.{argument}s"
-                if needed is not Consistency
-                else f"consistency is {value!r}, needed is fastps.ASP(), SSP(s) or BSP()"
-            )
-    for argument, count in (("num_shards", num_shards), ("replication", replication)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
-            raise ConfigError(f"{argument} is {count!r}, needed is an integer")
-    return m.TableDefinition(
-        name=name,
-        kind=kind,
-        shape=shape,
-        optimizer=None if optimizer is None else optimizer.to_json(),
-        initializer=None if initializer is None else initializer.to_json(),
-        consistency=None if consistency is None else consistency.to_json(),
-        num_shards=num_shards,
-        replication=replication,
-    )
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str):
-        raise ConfigError(f"a table's name is {name!r}, needed is a str")
-
-
-def _checked_shape(argument: str, shape: Any) -> tuple[int, ...]:
-    dimensions = (shape,) if hasattr(shape, "__index__") else shape
-    try:
-        return tuple(dimension.__index__() for dimension in dimensions)
-    except (TypeError, AttributeError):
-        raise ConfigError(f"{argument} is {shape!r}, needed is a tuple of integers") from None
-
-
-def _checked_seconds(argument: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{argument} is {value!r}, needed are seconds (math.inf is legal)")
-    if math.isnan(value) or value < 0:
-        raise ValueRangeError(f"{argument} is {value!r}, needed are seconds >= 0")
-    return float(value)

@@ -1,0 +1,112 @@
+"""connect(): the way into a cluster, or to one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from fastps import _core, _libzmq
+from fastps.arguments import checked_seconds
+from fastps.client import Client, join_embedded
+from fastps.config import Settings
+from fastps.control import SocketControl, new_boot_id
+from fastps.embedded import EmbeddedCluster
+from fastps.errors import ConfigError
+from fastps.scheduler import messages as m
+
+__all__ = ["connect"]
+
+logger = logging.getLogger("fastps")
+
+
+def connect(
+    *,
+    address: str | None = None,
+    group: str | None = None,
+    rank: int | None = None,
+    embedded: bool = False,
+    num_servers: int = 1,
+    num_workers: int = 1,
+    require_cluster: bool = False,
+    timeout: float | None = None,
+) -> Client:
+    """Join a cluster; without one, start an embedded one inside this process.
+
+    Under ``fastps-launch``, or with FASTPS_SCHEDULER set, or with an `address`, this joins that
+    cluster. Otherwise it makes a cluster of its own in this process, with the same API and meaning,
+    and logs one INFO line that says so.
+
+    Parameters
+    ----------
+    address : str, optional
+        The scheduler's, for example ``tcp://10.0.0.1:5000``. None: FASTPS_SCHEDULER.
+    group : str, optional
+        The worker group. None: FASTPS_GROUP, else ``default``.
+    rank : int, optional
+        This worker's rank. None: FASTPS_RANK, else the lowest free one of the group.
+    embedded : bool, default False
+        Make an embedded cluster even where a scheduler's address is known.
+    num_servers, num_workers : int, default 1
+        Of the embedded cluster. Its other workers: ``client.worker(rank)``.
+    require_cluster : bool, default False
+        Raise instead of starting an embedded cluster.
+    timeout : float, optional
+        Seconds; None: FASTPS_TIMEOUT.
+
+    Returns
+    -------
+    Client
+
+    Raises
+    ------
+    ConfigError
+        The arguments contradict each other, `require_cluster` is set and no address is known, or
+        libzmq is missing.
+    FastPSTimeoutError
+        The scheduler does not answer.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> with fastps.connect(embedded=True) as client:
+    ...     client.rank, client.num_workers
+    (0, 1)
+    """
+    settings = Settings.from_environment()
+    if settings.kernels is not None:
+        _core.force_kernels(settings.kernels)
+    if embedded and (address is not None or require_cluster):
+        raise ConfigError("embedded=True contradicts address= and require_cluster=True; give one")
+    seconds = checked_seconds("timeout", settings.timeout if timeout is None else timeout)
+    address = address or (None if embedded else settings.scheduler)
+    if address is None:
+        if require_cluster:
+            raise ConfigError(
+                "require_cluster=True, but there is no cluster: start the script with "
+                "fastps-launch, set FASTPS_SCHEDULER, or give address="
+            )
+        logger.info(
+            "fastps: embedded cluster in this process (%d server(s)); start the script with "
+            "fastps-launch for a real one",
+            num_servers,
+        )
+        cluster = EmbeddedCluster(num_servers, num_workers)
+        return join_embedded(cluster, settings, rank, group or settings.group, seconds)
+    if (num_servers, num_workers) != (1, 1):
+        raise ConfigError(
+            f"num_servers={num_servers}, num_workers={num_workers} are for embedded=True; the "
+            f"cluster at {address} has its own"
+        )
+    _libzmq.load()
+    control = SocketControl(address)
+    rank = settings.rank if rank is None else rank
+    boot_id = new_boot_id()
+    request = m.Join(group or settings.group, rank, os.getpid(), boot_id.hex())
+    try:
+        joined, blob = control.call(request, seconds)
+    except BaseException:
+        control.close()
+        raise
+    assert blob is not None
+    core = _core.Client(joined.session, boot_id, blob, address)
+    return Client(control, core, joined, request.group, settings)
