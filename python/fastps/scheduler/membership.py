@@ -15,13 +15,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SERVER_SILENCE", "Server", "Servers", "Session", "Sessions"]
+from fastps.errors import WireError
+
+__all__ = [
+    "SERVER_SILENCE",
+    "Server",
+    "Servers",
+    "Session",
+    "Sessions",
+    "check_boot_id",
+    "check_endpoints",
+]
 
 SERVER_SILENCE = 10.0
 # Five heartbeats of 200 ms: a server that missed so many and has no connection left is lost.
 DISCONNECT_SILENCE = 1.0
 
 SERVERS_MAX = 1024  # cpp/base/limits.h: kServersMax
+ENDPOINTS_MAX = 64  # cpp/base/limits.h: kDataThreadsMax
+ENDPOINT_BYTES_MAX = 512  # cpp/base/limits.h: kNameBytesMax
+BOOT_ID_DIGITS = 32
 
 
 @dataclass
@@ -275,3 +288,22 @@ class Sessions:
         """Start every lease anew: the scheduler itself had been away."""
         for each in self._live.values():
             each.last_seen = now
+
+
+def check_boot_id(boot_id: str) -> None:
+    """Raise `WireError` unless the text is one of 128 bits."""
+    if len(boot_id) != BOOT_ID_DIGITS or set(boot_id) - set("0123456789abcdef"):
+        raise WireError(f"boot_id is {boot_id!r:.50}, needed are {BOOT_ID_DIGITS} hex digits")
+
+
+def check_endpoints(endpoints: tuple[str, ...], least: int) -> None:
+    """Raise `WireError` unless these can stand in a map as a server's addresses."""
+    right = least <= len(endpoints) <= ENDPOINTS_MAX and all(
+        each.startswith(("tcp://", "ipc://")) and len(each.encode()) <= ENDPOINT_BYTES_MAX
+        for each in endpoints
+    )
+    if not right:
+        raise WireError(
+            f"a server's endpoints are {endpoints!r:.200}, needed are {least} to {ENDPOINTS_MAX} "
+            "addresses such as tcp://127.0.0.1:5000"
+        )

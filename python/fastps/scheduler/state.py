@@ -8,17 +8,25 @@ thread-safe: a shell calls it from one thread, or under one lock.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fastps.errors import ConfigError, FastPSError, ServerLostError, SessionEndedError, WireError
 from fastps.scheduler import messages as m
 from fastps.scheduler import tables
+from fastps.scheduler.actions import Action, Beat, JobShape, PublishMap, Reply, Stop
 from fastps.scheduler.chunks import Worker
 from fastps.scheduler.clocks import Ticket
 from fastps.scheduler.group import Group, Released
-from fastps.scheduler.membership import Server, Servers, Session, Sessions
+from fastps.scheduler.membership import (
+    Server,
+    Servers,
+    Session,
+    Sessions,
+    check_boot_id,
+    check_endpoints,
+)
 from fastps.scheduler.ring import place
 
 __all__ = ["Action", "Beat", "JobShape", "PublishMap", "Reply", "SchedulerState", "Stop"]
@@ -28,83 +36,11 @@ GROUPS_MAX = 1024
 GROUP_NAME_BYTES_MAX = 128
 SESSIONS_MAX = 1 << 16
 RANK_MAX = (1 << 20) - 1
-ENDPOINTS_MAX = 64  # cpp/base/limits.h: kDataThreadsMax
-ENDPOINT_BYTES_MAX = 512  # cpp/base/limits.h: kNameBytesMax
 # The map has 8 bytes for each shard and must fit one frame of 64 MiB.
 SHARDS_MAX = 1 << 22
 # A peer that has not taken in the map it was sent is sent it again, but not at once.
 MAP_RESEND_SECONDS = 0.5
 PARKED_MAX = 64  # table requests of one session that wait
-BOOT_ID_DIGITS = 32
-
-
-@dataclass(frozen=True)
-class JobShape:
-    """What was launched.
-
-    Attributes
-    ----------
-    num_servers : int
-        Tables wait until so many servers came.
-    groups : mapping of str to int
-        Launched workers of each group.
-    lease : float
-        Seconds of silence that end a worker's session; ``math.inf``: never.
-    patience : float
-        Seconds to wait for launched processes that do not come (FASTPS_GATE_TIMEOUT).
-    embedded : bool
-        All in one process: servers have no endpoints.
-    """
-
-    num_servers: int
-    groups: Mapping[str, int]
-    lease: float = 10.0
-    patience: float = 600.0
-    embedded: bool = False
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Answer `request` of `peer`; with the current map when `with_map`."""
-
-    peer: bytes
-    request: int
-    message: m.Message
-    with_map: bool = False
-
-
-@dataclass(frozen=True)
-class PublishMap:
-    """Send the current map to these peers."""
-
-    peers: tuple[bytes, ...]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """The job is over."""
-
-
-Action = Reply | PublishMap | Stop
-
-
-class Beat(Protocol):
-    """A heartbeat, as the core decodes it."""
-
-    @property
-    def role(self) -> str: ...  # noqa: D102
-    @property
-    def id(self) -> int: ...  # noqa: D102
-    @property
-    def boot_id(self) -> bytes: ...  # noqa: D102
-    @property
-    def cluster_id(self) -> int: ...  # noqa: D102
-    @property
-    def map_version(self) -> int: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def requests(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -236,7 +172,7 @@ class SchedulerState:
     # Workers.
 
     def _join(self, ticket: Ticket, asked: m.Join, now: float) -> list[Action]:
-        _check_boot_id(asked.boot_id)
+        check_boot_id(asked.boot_id)
         group = self._group_of(asked.group, now)
         session = self.sessions.of_boot_id(asked.group, asked.boot_id)
         actions: list[Action] = []
@@ -401,8 +337,8 @@ class SchedulerState:
     # Servers, the launcher, people.
 
     def _register_server(self, ticket: Ticket, asked: m.RegisterServer, now: float) -> list[Action]:
-        _check_boot_id(asked.boot_id)
-        _check_endpoints(asked.endpoints, 0 if self.shape.embedded else 1)
+        check_boot_id(asked.boot_id)
+        check_endpoints(asked.endpoints, 0 if self.shape.embedded else 1)
         if not self.servers.has_room:
             raise ConfigError("no further server may come: the job has had 1024")
         before = len(self.servers.all())
@@ -467,23 +403,6 @@ class SchedulerState:
             each.peer for each in members if each.peer is not None and self._may_send_map(each, now)
         )
         return [PublishMap(peers), *actions]
-
-
-def _check_boot_id(boot_id: str) -> None:
-    if len(boot_id) != BOOT_ID_DIGITS or set(boot_id) - set("0123456789abcdef"):
-        raise WireError(f"boot_id is {boot_id!r:.50}, needed are {BOOT_ID_DIGITS} hex digits")
-
-
-def _check_endpoints(endpoints: tuple[str, ...], least: int) -> None:
-    right = least <= len(endpoints) <= ENDPOINTS_MAX and all(
-        each.startswith(("tcp://", "ipc://")) and len(each.encode()) <= ENDPOINT_BYTES_MAX
-        for each in endpoints
-    )
-    if not right:
-        raise WireError(
-            f"a server's endpoints are {endpoints!r:.200}, needed are {least} to {ENDPOINTS_MAX} "
-            "addresses such as tcp://127.0.0.1:5000"
-        )
 
 
 def _replies(released: list[Released]) -> list[Action]:
