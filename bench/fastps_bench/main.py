@@ -1,0 +1,34 @@
+"""The command ``fastps-bench``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fastps_bench import sparse
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments after the program's name; those of the process when not given.
+    """
+    parser = argparse.ArgumentParser(prog="fastps-bench", description="Measure fastps.")
+    commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    sparse.add_parser(commands)
+    options = parser.parse_args(argv)
+    try:
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        code = 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
