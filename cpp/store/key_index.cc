@@ -14,7 +14,7 @@ uint32_t* KeyIndex::Insert(Key key) {
   while (buckets_[b].used == kAllUsed) {
     uint16_t& overflow = buckets_[b].overflow;
     if (overflow != kOverflowSticky) ++overflow;
-    b = b + 1 == n_buckets_ ? 0 : b + 1;
+    b = NextOf(b);
   }
   Bucket& bucket = buckets_[b];
   const uint32_t slot = static_cast<uint32_t>(__builtin_ctz(~uint32_t{bucket.used}));
@@ -29,20 +29,51 @@ bool KeyIndex::Erase(Key key, uint32_t* payload) {
   uint32_t* const found = Find(key);
   if (found == nullptr) return false;
   *payload = *found;
-  // Every bucket the key overflowed on its way forgets it.
-  size_t b = HomeOf(key);
-  for (;;) {
-    Bucket& bucket = buckets_[b];
-    const uint32_t match = bucket.Match(key);
-    if (match != 0) {
-      bucket.used = static_cast<uint8_t>(bucket.used & ~match);
-      break;
-    }
-    if (bucket.overflow != kOverflowSticky) --bucket.overflow;
-    b = b + 1 == n_buckets_ ? 0 : b + 1;
-  }
+  const size_t home = HomeOf(key);
+  size_t b = home;
+  uint32_t match = 0;
+  while ((match = buckets_[b].Match(key)) == 0) b = NextOf(b);
+  ForgetOverflow(home, b);
+  FreeSlot(b, static_cast<uint32_t>(__builtin_ctz(match)));
   --size_;
   return true;
+}
+
+void KeyIndex::ForgetOverflow(size_t begin, size_t end) {
+  for (size_t b = begin; b != end; b = NextOf(b)) {
+    if (buckets_[b].overflow != kOverflowSticky) --buckets_[b].overflow;
+  }
+}
+
+// Without the moves, keys far from home would keep their way marked as overflowed for ever: under
+// steady insertion and removal the marks join to one run around the whole table.
+void KeyIndex::FreeSlot(size_t b, uint32_t slot) {
+  for (;;) {
+    Bucket& hole = buckets_[b];
+    hole.used = static_cast<uint8_t>(hole.used & ~(1u << slot));
+    if (hole.overflow == 0) return;
+    // A key that overflowed the hole stands in the full buckets that follow, or in the first that
+    // is not. Only a count that sticks can promise one that is not there.
+    size_t from = b;
+    uint32_t candidate = kBucketSlots;
+    bool searching = true;
+    while (searching && candidate == kBucketSlots) {
+      from = NextOf(from);
+      const Bucket& bucket = buckets_[from];
+      for (candidate = 0; candidate < kBucketSlots; ++candidate) {
+        if ((bucket.used >> candidate & 1) == 0) continue;
+        if (Distance(HomeOf(bucket.keys[candidate]), from) >= Distance(b, from)) break;
+      }
+      searching = bucket.used == kAllUsed;
+    }
+    if (candidate == kBucketSlots) return;
+    hole.keys[slot] = buckets_[from].keys[candidate];
+    hole.payloads[slot] = buckets_[from].payloads[candidate];
+    hole.used = static_cast<uint8_t>(hole.used | 1u << slot);
+    ForgetOverflow(b, from);
+    b = from;
+    slot = candidate;
+  }
 }
 
 void KeyIndex::Grow(size_t size_wanted) {

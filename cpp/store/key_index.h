@@ -33,8 +33,8 @@ class KeyIndex {
       Bucket& bucket = buckets_[b];
       const uint32_t match = bucket.Match(key);
       if (match != 0) return &bucket.payloads[__builtin_ctz(match)];
-      if (bucket.overflow == 0) return nullptr;
-      b = b + 1 == n_buckets_ ? 0 : b + 1;
+      if (!bucket.LeadsOn()) return nullptr;
+      b = NextOf(b);
     }
   }
 
@@ -61,12 +61,17 @@ class KeyIndex {
   uint64_t Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const;
 
  private:
+  friend struct KeyIndexInspector;  // of the tests
+
   static constexpr uint32_t kBucketSlots = 5;
   static constexpr double kLoadMax = 0.85;
   static constexpr double kGrowthFactor = 1.3;
   // Shards are chosen by the upper bits of MixKey(key); within one shard these are equal, so the
   // lower ones are spread upward.
   static constexpr uint64_t kSpread = 0x9e3779b97f4a7c15u;
+
+  static constexpr uint16_t kOverflowSticky = 0xffff;
+  static constexpr uint8_t kAllUsed = (1u << kBucketSlots) - 1;
 
   struct alignas(64) Bucket {
     Key keys[kBucketSlots];
@@ -75,6 +80,9 @@ class KeyIndex {
     uint8_t used;       // bit i: slot i holds a key
     uint8_t reserved;
 
+    // Whether a key that is not here may stand in a later bucket. Every bucket that a key
+    // overflowed is full, and some bucket is not, so that every lookup ends.
+    bool LeadsOn() const { return overflow != 0 && used == kAllUsed; }
     uint32_t Match(Key key) const {
       uint32_t match = 0;
       for (uint32_t i = 0; i < kBucketSlots; ++i) match |= uint32_t{keys[i] == key} << i;
@@ -82,10 +90,17 @@ class KeyIndex {
     }
   };
   static_assert(sizeof(Bucket) == 64);
-  static constexpr uint16_t kOverflowSticky = 0xffff;
-  static constexpr uint8_t kAllUsed = (1u << kBucketSlots) - 1;
 
   size_t HomeOf(Key key) const { return ReduceRange(PositionOf(key), n_buckets_); }
+  size_t NextOf(size_t b) const { return b + 1 == n_buckets_ ? 0 : b + 1; }
+  // Buckets to go from `from` to `to`.
+  size_t Distance(size_t from, size_t to) const {
+    return to >= from ? to - from : to + n_buckets_ - from;
+  }
+  // Takes one key off the counts of the buckets [begin, end) that it overflowed.
+  void ForgetOverflow(size_t begin, size_t end);
+  // Frees a slot and moves keys that overflowed its bucket back.
+  void FreeSlot(size_t b, uint32_t slot);
   void Grow(size_t size_wanted);
 
   PagePool* const pool_;
@@ -107,7 +122,7 @@ uint64_t KeyIndex::Scan(uint64_t position, size_t n_goal, bool* finished, Visit 
       const Uint128 numerator = (static_cast<Uint128>(home) << 64) + n_buckets_ - 1;
       return static_cast<uint64_t>(numerator / n_buckets_);
     }
-    for (size_t b = home, steps = 0; steps < n_buckets_; ++steps) {
+    for (size_t b = home;; b = NextOf(b)) {
       const Bucket& bucket = buckets_[b];
       for (uint32_t i = 0; i < kBucketSlots; ++i) {
         if ((bucket.used >> i & 1) == 0 || HomeOf(bucket.keys[i]) != home) continue;
@@ -115,8 +130,7 @@ uint64_t KeyIndex::Scan(uint64_t position, size_t n_goal, bool* finished, Visit 
         visit(bucket.keys[i], bucket.payloads[i]);
         ++visited;
       }
-      if (bucket.overflow == 0) break;
-      b = b + 1 == n_buckets_ ? 0 : b + 1;
+      if (!bucket.LeadsOn()) break;
     }
   }
   return ~uint64_t{0};
