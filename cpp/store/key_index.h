@@ -4,8 +4,10 @@
 // No locks: one thread at a time.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "base/hash.h"
 #include "base/types.h"
@@ -54,11 +56,11 @@ class KeyIndex {
   // that stayed exactly once, whatever was added, removed or grown in between.
   static uint64_t PositionOf(Key key) { return MixKey(key) * kSpread; }
 
-  // Calls visit(key, payload) for the keys at positions >= `position`, whole home buckets at a
-  // time, until at least `n_goal` were visited or none is left. Returns the position to go on from,
-  // or `kEnd` with *finished set.
+  // Calls visit(key, payload) for the keys at positions >= `position`, in the order of positions,
+  // until `n_max` were visited or none is left. Returns the position to go on from; at the end
+  // sets *finished.
   template <class Visit>
-  uint64_t Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const;
+  uint64_t Scan(uint64_t position, size_t n_max, bool* finished, Visit visit) const;
 
  private:
   friend struct KeyIndexInspector;  // of the tests
@@ -111,28 +113,37 @@ class KeyIndex {
 };
 
 template <class Visit>
-uint64_t KeyIndex::Scan(uint64_t position, size_t n_goal, bool* finished, Visit visit) const {
-  *finished = true;
-  if (n_buckets_ == 0) return ~uint64_t{0};
-  size_t visited = 0;
-  for (size_t home = ReduceRange(position, n_buckets_); home < n_buckets_; ++home) {
-    if (visited >= n_goal) {
-      *finished = false;
-      // The lowest position whose home this bucket is: ceil(home * 2^64 / n).
-      const Uint128 numerator = (static_cast<Uint128>(home) << 64) + n_buckets_ - 1;
-      return static_cast<uint64_t>(numerator / n_buckets_);
-    }
+uint64_t KeyIndex::Scan(uint64_t position, size_t n_max, bool* finished, Visit visit) const {
+  struct Entry {
+    uint64_t position;
+    const Bucket* bucket;
+    uint32_t slot;
+  };
+  std::vector<Entry> of_home;  // the keys of one home bucket, wherever they stand
+  size_t n_visited = 0;
+  *finished = false;
+  const size_t first = n_buckets_ == 0 ? 0 : ReduceRange(position, n_buckets_);
+  for (size_t home = first; home < n_buckets_; ++home) {
+    of_home.clear();
     for (size_t b = home;; b = NextOf(b)) {
       const Bucket& bucket = buckets_[b];
-      for (uint32_t i = 0; i < kBucketSlots; ++i) {
-        if ((bucket.used >> i & 1) == 0 || HomeOf(bucket.keys[i]) != home) continue;
-        if (PositionOf(bucket.keys[i]) < position) continue;
-        visit(bucket.keys[i], bucket.payloads[i]);
-        ++visited;
+      for (uint32_t slot = 0; slot < kBucketSlots; ++slot) {
+        if ((bucket.used >> slot & 1) == 0) continue;
+        const uint64_t at = PositionOf(bucket.keys[slot]);
+        if (at >= position && ReduceRange(at, n_buckets_) == home) {
+          of_home.push_back({at, &bucket, slot});
+        }
       }
       if (!bucket.LeadsOn()) break;
     }
+    std::ranges::sort(of_home, {}, &Entry::position);
+    for (const Entry& entry : of_home) {
+      if (n_visited == n_max) return entry.position;
+      visit(entry.bucket->keys[entry.slot], entry.bucket->payloads[entry.slot]);
+      ++n_visited;
+    }
   }
+  *finished = true;
   return ~uint64_t{0};
 }
 

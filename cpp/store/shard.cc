@@ -61,9 +61,9 @@ void Shard::Contains(std::span<const Key> keys, uint8_t* flags) {
   data_->Contains(keys, flags);
 }
 
-void Shard::Scan(uint64_t position, size_t n_goal, ScanBatch* batch) {
+void Shard::Scan(uint64_t position, size_t n_max, ScanBatch* batch) {
   MutexLock lock(mutex_);
-  data_->Scan(position, n_goal, batch);
+  data_->Scan(position, n_max, batch);
 }
 
 Shard::Figures Shard::figures() {

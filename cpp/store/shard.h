@@ -46,7 +46,7 @@ class Shard {
 
   void Pull(Selection selection, float* values);
   void Contains(std::span<const Key> keys, uint8_t* flags);
-  void Scan(uint64_t position, size_t n_goal, ScanBatch* batch);
+  void Scan(uint64_t position, size_t n_max, ScanBatch* batch);
 
   struct Figures {
     uint64_t rows;

@@ -84,9 +84,9 @@ class SparseShard final : public ShardData {
     return removed;
   }
 
-  void Scan(uint64_t position, size_t n_goal, ScanBatch* batch) override {
+  void Scan(uint64_t position, size_t n_max, ScanBatch* batch) override {
     batch->next_position =
-        index_.Scan(position, n_goal, &batch->finished, [&](Key key, const uint32_t& payload) {
+        index_.Scan(position, n_max, &batch->finished, [&](Key key, const uint32_t& payload) {
           const float* const value = RowOf(const_cast<uint32_t*>(&payload));
           batch->keys.push_back(key);
           batch->values.insert(batch->values.end(), value, value + width_);

@@ -265,8 +265,10 @@ class Client:
 
         Raises
         ------
-        ConfigError
+        ShapeError
             The workers give lists of different lengths.
+        ConfigError
+            They do not agree on `deterministic`.
 
         Examples
         --------
@@ -296,15 +298,16 @@ class Client:
                 if in_hand is None:
                     return
                 yield items[in_hand]
-        except GeneratorExit:
-            self._give_back(pass_number, in_hand)
+        except BaseException:
+            # The loop was left early, or an item asked for in vain may still be given.
+            self._give_back(pass_number)
             raise
 
-    def _give_back(self, pass_number: int, index: int | None) -> None:
-        if index is None or self._closed or os.getpid() != self._pid:
+    def _give_back(self, pass_number: int) -> None:
+        if self._closed or os.getpid() != self._pid:
             return  # a session that ends gives back all it holds
         try:
-            self._call(m.ReturnChunk(self._session, pass_number, index), CLOSE_SECONDS)
+            self._call(m.ReturnChunk(self._session, pass_number, None), CLOSE_SECONDS)
         except FastPSError as error:
             warnings.warn(f"a chunk was not given back: {error}", RuntimeWarning, stacklevel=2)
 

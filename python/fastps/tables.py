@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["DenseTable", "SparseTable"]
 
 ITEMS_BATCH_ROWS = 65536
+SCAN_ROWS_MAX = 65536  # cpp/base/limits.h: kScanRowsMax
 
 
 class _Table:
@@ -206,7 +207,7 @@ class SparseTable(_Table):
         Parameters
         ----------
         batch_rows : int, default 65536
-            Rows of a batch, about; at least 1.
+            Rows of each batch but the last; at least 1.
         timeout : float, optional
             Seconds for each batch; None: FASTPS_TIMEOUT.
 
@@ -217,17 +218,32 @@ class SparseTable(_Table):
         """
         if batch_rows < 1:
             raise ConfigError(f"batch_rows is {batch_rows}, needed is at least 1")
-        return self._scan(min(batch_rows, ITEMS_BATCH_ROWS), self._client._timeout(timeout))
+        return self._scan(batch_rows, self._client._timeout(timeout))
 
     def _scan(self, batch_rows: int, seconds: float) -> Iterator[tuple[KeyArray, FloatArray]]:
+        keys: list[KeyArray] = []
+        values: list[FloatArray] = []
+        n = 0
         for shard in range(self.num_shards):
             cursor: int | None = 0
             while cursor is not None:
-                keys, values, cursor = self._core().scan(
-                    self._id, shard, cursor, batch_rows, seconds
+                some_keys, some_values, cursor = self._core().scan(
+                    self._id, shard, cursor, min(batch_rows - n, SCAN_ROWS_MAX), seconds
                 )
-                if len(keys):
-                    yield keys, values.reshape(len(keys), *self._shape)
+                keys.append(some_keys)
+                values.append(some_values)
+                n += len(some_keys)
+                if n == batch_rows:
+                    yield self._joined(keys, values)
+                    keys, values, n = [], [], 0
+        if n:
+            yield self._joined(keys, values)
+
+    def _joined(
+        self, keys: list[KeyArray], values: list[FloatArray]
+    ) -> tuple[KeyArray, FloatArray]:
+        joined = np.concatenate(keys)
+        return joined, np.concatenate(values).reshape(len(joined), *self._shape)
 
     def __repr__(self) -> str:
         return f"SparseTable({self.name!r}, row_shape={self._shape})"
