@@ -24,7 +24,7 @@ def test_a_whole_table_of_any_shape(dense, shape) -> None:
     assert first.dtype == np.float32
     assert not first.any()
     table.push(whole(shape))
-    table.push(np.asfortranarray(whole(shape).astype(np.float64)))
+    table.push(whole(shape).astype(np.float64, order="F"))
     second = table.pull()
     np.testing.assert_array_equal(second, 2 * whole(shape))
     assert not first.any()
