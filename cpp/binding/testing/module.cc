@@ -1,14 +1,16 @@
 // The table of contents of fastps._core_test: C++ units for pytest and hypothesis. Never shipped.
 #include <pybind11/pybind11.h>
 
-namespace fastps {
-void BindCodec(pybind11::module_& m);
-void BindKernels(pybind11::module_& m);
-void BindStore(pybind11::module_& m);
-}  // namespace fastps
+#include "binding/testing/testing.h"
 
 PYBIND11_MODULE(_core_test, m) {
   fastps::BindKernels(m);
   fastps::BindStore(m);
+  fastps::BindShard(m);
   fastps::BindCodec(m);
+  fastps::BindMapCodec(m);
+  fastps::BindRouting(m);
+  fastps::BindBatch(m);
+  fastps::BindCall(m);
+  fastps::BindInFlight(m);
 }

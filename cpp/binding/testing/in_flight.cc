@@ -1,0 +1,101 @@
+// Test-only: the window of one lane, with messages that are only numbers and sizes.
+#include "client/in_flight.h"
+
+#include <pybind11/stl.h>
+
+#include <map>
+#include <optional>
+
+#include "binding/testing/testing.h"
+
+namespace py = pybind11;
+
+namespace fastps {
+namespace {
+
+// A batch of one message of the given size, without content.
+class SizedBatch final : public Batch {
+ public:
+  SizedBatch(size_t n_keys, size_t n_values) { messages_.push_back({0, {}, 0, n_keys, n_values}); }
+  void GatherSums(size_t, const float*, float*) const override {}
+  void GatherLast(size_t, const float*, float*) const override {}
+  void Scatter(size_t, const float*, float*) const override {}
+  void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
+};
+
+using MaybeNumber = std::optional<uint64_t>;
+using MaybeTime = std::optional<int64_t>;
+
+MaybeTime TimeOf(int64_t at_ms) { return at_ms == kNeverMs ? std::nullopt : std::optional(at_ms); }
+
+class InFlightUnderTest {
+ public:
+  void Enqueue(uint64_t number, size_t n_keys, size_t n_values) {
+    auto message = std::make_shared<OutMessage>();
+    message->call = std::make_shared<Call>(
+        Op::kPush, nullptr, std::make_unique<SizedBatch>(n_keys, n_values), CallArrays());
+    message->number = number;
+    in_flight_.Enqueue(std::move(message));
+  }
+  MaybeNumber NextToSend(int64_t now_ms) const {
+    const OutMessage* const next = in_flight_.NextToSend(now_ms);
+    return next == nullptr ? std::nullopt : MaybeNumber(next->number);
+  }
+  void OnSent(uint64_t id, int64_t now_ms) {
+    testing::Require(NextToSend(now_ms).has_value(), "NextToSend gave nothing");
+    in_flight_.OnSent(RequestId(id), now_ms);
+  }
+  // The number of the message that ended, or that goes again.
+  MaybeNumber TakeReplied(uint64_t id, int64_t now_ms, bool again) {
+    std::shared_ptr<OutMessage> message = in_flight_.TakeReplied(RequestId(id), now_ms);
+    if (message == nullptr) return std::nullopt;
+    const uint64_t number = message->number;
+    if (again) in_flight_.EnqueueAgain(std::move(message), now_ms);
+    return number;
+  }
+  std::vector<uint64_t> TakeAll() {
+    std::vector<uint64_t> numbers;
+    for (const auto& message : in_flight_.TakeAll()) numbers.push_back(message->number);
+    return numbers;
+  }
+  std::vector<uint64_t> Queued() const {
+    std::vector<uint64_t> numbers;
+    in_flight_.ForEachQueued([&](const OutMessage& message) { numbers.push_back(message.number); });
+    return numbers;
+  }
+
+  InFlight in_flight_;
+};
+
+}  // namespace
+
+void BindInFlight(py::module_& m) {
+  const auto now_ms = py::arg("now_ms");
+  py::class_<InFlightUnderTest>(m, "InFlight")
+      .def(py::init<>())
+      .def("enqueue", &InFlightUnderTest::Enqueue, py::arg("number"), py::arg("n_keys") = 0,
+           py::arg("n_values") = 0)
+      .def("next_to_send", &InFlightUnderTest::NextToSend, now_ms)
+      .def("on_sent", &InFlightUnderTest::OnSent, py::arg("request_id"), now_ms)
+      .def("take_replied", &InFlightUnderTest::TakeReplied, py::arg("request_id"), now_ms,
+           py::arg("again") = false)
+      .def("resend_at_ms",
+           [](const InFlightUnderTest& u) { return TimeOf(u.in_flight_.resend_at_ms()); })
+      .def(
+          "pause_ends_ms",
+          [](const InFlightUnderTest& u, int64_t now) {
+            return TimeOf(u.in_flight_.pause_ends_ms(now));
+          },
+          now_ms)
+      .def(
+          "restart_all", [](InFlightUnderTest& u, int64_t now) { u.in_flight_.RestartAll(now); },
+          now_ms)
+      .def("take_all", &InFlightUnderTest::TakeAll)
+      .def("queued", &InFlightUnderTest::Queued)
+      .def_property_readonly("empty",
+                             [](const InFlightUnderTest& u) { return u.in_flight_.empty(); })
+      .def_property_readonly("has_sent",
+                             [](const InFlightUnderTest& u) { return u.in_flight_.has_sent(); });
+}
+
+}  // namespace fastps

@@ -1,0 +1,88 @@
+// Test-only: cluster maps, heartbeats and map frames to bytes and back.
+#include "wire/map_codec.h"
+
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "binding/testing/testing.h"
+
+namespace py = pybind11;
+
+namespace fastps {
+namespace {
+
+// A copy of exactly the size of the bytes, so that a sanitizer sees each step outside.
+class ExactCopy {
+ public:
+  explicit ExactCopy(std::string_view view)
+      : block_(std::make_unique<std::byte[]>(view.size())), n_(view.size()) {
+    std::memcpy(block_.get(), view.data(), n_);
+  }
+  Bytes bytes() const { return {block_.get(), n_}; }
+
+ private:
+  std::unique_ptr<std::byte[]> block_;
+  size_t n_;
+};
+
+py::dict DecodeMap(const py::bytes& blob) {
+  const ExactCopy copy{std::string_view(blob)};
+  ClusterMap map;
+  testing::RequireOk(DecodeClusterMap(copy.bytes(), &map));
+  return testing::DictOfMap(map);
+}
+
+py::bytes EncodeBeat(const py::dict& dict) {
+  Heartbeat heartbeat;
+  heartbeat.role = static_cast<Role>(dict["role"].cast<uint8_t>());
+  heartbeat.id = dict["id"].cast<uint64_t>();
+  heartbeat.boot_id = testing::BootIdOf(dict["boot_id"].cast<py::bytes>());
+  heartbeat.cluster_id = ClusterId(dict["cluster_id"].cast<uint64_t>());
+  heartbeat.incarnation = Incarnation(dict["incarnation"].cast<uint32_t>());
+  heartbeat.map_version = MapVersion(dict["map_version"].cast<uint64_t>());
+  heartbeat.rows = dict["rows"].cast<uint64_t>();
+  heartbeat.requests = dict["requests"].cast<uint64_t>();
+  return py::bytes(EncodeHeartbeat(heartbeat));
+}
+
+py::object DecodeBeat(const py::bytes& frame) {
+  const ExactCopy copy{std::string_view(frame)};
+  const std::optional<Heartbeat> heartbeat = DecodeHeartbeat(copy.bytes());
+  if (!heartbeat) return py::none();
+  py::dict dict;
+  dict["role"] = static_cast<int>(heartbeat->role);
+  dict["id"] = heartbeat->id;
+  dict["boot_id"] = testing::BytesOf(heartbeat->boot_id);
+  dict["cluster_id"] = heartbeat->cluster_id.value;
+  dict["incarnation"] = heartbeat->incarnation.value;
+  dict["map_version"] = heartbeat->map_version.value;
+  dict["rows"] = heartbeat->rows;
+  dict["requests"] = heartbeat->requests;
+  return dict;
+}
+
+py::object MapBytesOf(const py::bytes& frame) {
+  const ExactCopy copy{std::string_view(frame)};
+  const std::optional<Bytes> map = MapOfFrame(copy.bytes());
+  if (!map) return py::none();
+  return py::bytes(reinterpret_cast<const char*>(map->data()), map->size());
+}
+
+}  // namespace
+
+void BindMapCodec(py::module_& m) {
+  m.def(
+      "encode_map",
+      [](const py::dict& map) { return py::bytes(EncodeClusterMap(testing::MapOfDict(map))); },
+      py::arg("map"));
+  m.def("decode_map", &DecodeMap, py::arg("blob"), "Names and endpoints come back as bytes.");
+  m.def("encode_heartbeat", &EncodeBeat, py::arg("heartbeat"));
+  m.def("decode_heartbeat", &DecodeBeat, py::arg("frame"));
+  m.def("map_of_frame", &MapBytesOf, py::arg("frame"));
+}
+
+}  // namespace fastps

@@ -1,0 +1,118 @@
+// Test-only: one shard, sparse or dense, with its sequence bookkeeping. Codes are numbers.
+#include "store/shard.h"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <set>
+
+#include "binding/testing/testing.h"
+#include "kernels/kernels.h"
+#include "rules/initializer.h"
+#include "store/page_pool.h"
+
+namespace py = pybind11;
+
+namespace fastps {
+namespace {
+
+using testing::ArrayOf;
+using testing::FlagArray;
+using testing::FloatArray;
+using testing::KeyArray;
+using testing::Require;
+using testing::SpanOf;
+
+int Number(Code code) { return static_cast<int>(code); }
+
+Write::Kind KindOf(const std::string& name) {
+  if (name == "push") return Write::Kind::kPush;
+  if (name == "assign") return Write::Kind::kAssign;
+  Require(name == "remove", "a write is a push, an assign or a remove, not " + name);
+  return Write::Kind::kRemove;
+}
+
+// A shard with all that a server holds for it.
+class ShardUnderTest {
+ public:
+  ShardUnderTest(const py::dict& table, uint32_t shard) : spec_(testing::SpecOfDict(table)) {
+    testing::RequireOk(CheckInitializer(spec_.initializer));
+    Status status;
+    rule_ = MakeUpdateRule(spec_.rule, ActiveKernels(), &status);
+    testing::RequireOk(status);
+    shard_ =
+        std::make_unique<Shard>(spec_.kind == TableKind::kSparse
+                                    ? MakeSparseShard(&spec_, rule_.get(), &pool_)
+                                    : MakeDenseShard(&spec_, ShardId(shard), rule_.get(), &pool_));
+  }
+
+  std::pair<int, uint64_t> Apply(const std::string& kind, const KeyArray& selection,
+                                 const std::optional<FloatArray>& values, uint64_t session,
+                                 uint64_t sequence) {
+    const WriteResult result =
+        shard_->Apply({KindOf(kind), SessionId(session), Sequence(sequence), SpanOf(selection),
+                       values ? SpanOf(*values) : std::span<const float>()});
+    return {Number(result.code), result.detail};
+  }
+  int Check(const KeyArray& selection) const { return Number(shard_->Check(SpanOf(selection))); }
+  FloatArray Pull(const KeyArray& selection) {
+    Require(shard_->Check(SpanOf(selection)) == Code::kOk, "the selection does not fit");
+    FloatArray values(static_cast<py::ssize_t>(shard_->ValueCount(SpanOf(selection))));
+    shard_->Pull(SpanOf(selection), values.mutable_data());
+    return values;
+  }
+  FlagArray Contains(const KeyArray& keys) {
+    FlagArray flags(keys.size());
+    shard_->Contains(SpanOf(keys), flags.mutable_data());
+    return flags;
+  }
+  py::tuple Scan(uint64_t position, size_t n_goal) {
+    ScanBatch batch;
+    shard_->Scan(position, n_goal, &batch);
+    return py::make_tuple(ArrayOf(std::span<const Key>(batch.keys)),
+                          ArrayOf(std::span<const float>(batch.values)), batch.next_position,
+                          batch.finished);
+  }
+  py::tuple Figures() {
+    const Shard::Figures figures = shard_->figures();
+    return py::make_tuple(figures.rows, figures.bytes, figures.apply_index.value);
+  }
+  void ForgetAllBut(const std::set<uint64_t>& sessions) {
+    shard_->ForgetSessions([&](SessionId session) { return sessions.contains(session.value); });
+  }
+
+  const Shard& shard() const { return *shard_; }
+
+ private:
+  const TableSpec spec_;
+  PagePool pool_;
+  std::unique_ptr<const UpdateRule> rule_;
+  std::unique_ptr<Shard> shard_;
+};
+
+}  // namespace
+
+void BindShard(py::module_& m) {
+  py::class_<ShardUnderTest>(m, "Shard")
+      .def(py::init<const py::dict&, uint32_t>(), py::arg("table"), py::arg("shard"))
+      .def("apply", &ShardUnderTest::Apply, py::arg("kind"), py::arg("selection"),
+           py::arg("values"), py::arg("session") = 1, py::arg("sequence") = 0,
+           "(code, detail) of one write.")
+      .def("check", &ShardUnderTest::Check, py::arg("selection"))
+      .def(
+          "value_count",
+          [](const ShardUnderTest& s, const KeyArray& selection) {
+            return s.shard().ValueCount(SpanOf(selection));
+          },
+          py::arg("selection"))
+      .def_property_readonly("is_sparse",
+                             [](const ShardUnderTest& s) { return s.shard().is_sparse(); })
+      .def("pull", &ShardUnderTest::Pull, py::arg("selection"))
+      .def("contains", &ShardUnderTest::Contains, py::arg("keys"))
+      .def("scan", &ShardUnderTest::Scan, py::arg("position"), py::arg("n_goal"),
+           "(keys, values, next position, finished)")
+      .def("figures", &ShardUnderTest::Figures, "(rows, bytes, apply index)")
+      .def("forget_all_but", &ShardUnderTest::ForgetAllBut, py::arg("sessions"));
+}
+
+}  // namespace fastps
