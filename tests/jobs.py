@@ -19,7 +19,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ WAIT_SECONDS = 60.0
 MARK = "TEST_JOB_MARK"  # in the environment of all that a job starts: so its processes are found
 
 PRELUDE = """\
-import functools, json, math, os, signal, sys, threading, time
+import contextlib, functools, json, math, os, signal, sys, threading, time
 import numpy as np
 import fastps
+from collections.abc import Callable
+from typing import Any
 from fastps import errors
 from jobs import Worker, until
 
@@ -222,6 +224,18 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+@contextlib.contextmanager
+def paused(pid: int) -> Iterator[None]:
+    """Stop a process, all its threads, for the time of a with block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        tasks = Path(f"/proc/{pid}/task")
+        until(lambda: all("State:\tT" in (t / "status").read_text() for t in tasks.iterdir()), 10)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _marked(mark: str) -> list[int]:

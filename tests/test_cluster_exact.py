@@ -216,13 +216,18 @@ def test_a_cluster_without_traffic_ends_cleanly(cluster) -> None:
 
 def leave_it_to_exit(worker: Worker) -> None:
     client = fastps.connect()
+    if worker.arguments["keep"]:
+        worker.client = client
     table = client.sparse_table("t", row_shape=(100,))
     for _ in range(20):
         table.push_async(np.arange(1000), np.ones((1000, 100)))
     worker.say("pushed")
 
 
-def test_a_worker_that_just_ends_loses_none_of_its_pushes(cluster) -> None:
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_worker_that_just_ends_loses_none_of_its_pushes(cluster, keep) -> None:
+    """close(): also at exit. Not kept: the client was dropped before."""
+
     def work(worker: Worker) -> bool:
         if worker.rank == 1:
             leave_it_to_exit(worker)
@@ -233,7 +238,7 @@ def test_a_worker_that_just_ends_loses_none_of_its_pushes(cluster) -> None:
         client.barrier()  # returns when the other one has left
         return bool(np.all(table.pull(np.arange(1000)) == 20))
 
-    job = cluster(work, servers=2, workers=2, helpers=[leave_it_to_exit])
+    job = cluster(work, servers=2, workers=2, helpers=[leave_it_to_exit], keep=keep)
     assert job.results() == [True, True]
 
 

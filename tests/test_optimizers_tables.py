@@ -47,8 +47,8 @@ class Reference:
         for row in np.unique(index):
             g = float32_sum(index, gradients, row)
             for t, w in self.w.items():
-                state = [slot[row] for slot in self.state[t]]
-                reference.step(self.optimizer, w[row : row + 1], [s[None] for s in state], g[None])
+                state = [slot[row : row + 1] for slot in self.state[t]]
+                reference.step(self.optimizer, w[row : row + 1], state, np.asarray(g)[None])
 
     def assign(self, index: np.ndarray, values: np.ndarray) -> None:
         for t, w in self.w.items():
