@@ -187,12 +187,29 @@ class ClientHandle {
     {
       const float* const data = values.data();
       py::gil_scoped_release release;
-      finite = ActiveKernels().all_finite(data, static_cast<size_t>(size));
+      finite = AllFinite(ActiveKernels(), data, static_cast<size_t>(size));
     }
     if (!finite) {
       ThrowNamed("ValueRangeError",
                  "values contain NaN or infinity (as float32); nothing was sent");
     }
+  }
+
+  // Gradients of equal keys are added before they are sent; the sums must be finite too. They are,
+  // unless a gradient is so large that the batch could hold enough of them.
+  static Status CheckSums(const Call& call, const float* gradients, BufferPool& buffers) {
+    const Kernels& kernels = ActiveKernels();
+    const auto messages = call.batch().messages();
+    const size_t n_gradients = call.batch().n_places();
+    const float harmless = FLT_MAX / static_cast<float>(std::max<size_t>(n_gradients, 1));
+    if (kernels.all_within(gradients, n_gradients, harmless)) return {};
+    for (size_t i = 0; i < messages.size(); ++i) {
+      const Buffer sums = call.GatherValues(i, buffers);
+      if (AllFinite(kernels, sums.As<float>().data(), messages[i].n_values)) continue;
+      return Status(Code::kValueRange,
+                    "gradients of equal keys add up to infinity (as float32); nothing was sent");
+    }
+    return {};
   }
 
   template <class MakeBatch>
@@ -207,7 +224,8 @@ class ClientHandle {
       if (batch != nullptr) {
         call = std::make_shared<Call>(op, plan, std::move(batch), arrays);
         call->argument = argument;
-        client_->Start(call, mode, deadline_ms);
+        if (op == Op::kPush) status = CheckSums(*call, arrays.values, client_->buffers());
+        if (status.ok()) client_->Start(call, mode, deadline_ms);
       }
     }
     ThrowUnlessOk(status);

@@ -30,6 +30,8 @@ class Batch {
 
   std::span<const PlannedMessage> messages() const { return messages_; }
   const Buffer& keys() const { return keys_; }
+  // How many floats the caller's array of values has.
+  size_t n_places() const { return n_places_; }
 
   // Fills the values of a push: gradients of equal keys are added left to right.
   virtual void GatherSums(size_t message, const float* gradients, float* values) const = 0;
@@ -43,6 +45,7 @@ class Batch {
  protected:
   std::vector<PlannedMessage> messages_;
   Buffer keys_;  // uint64
+  size_t n_places_ = 0;
 };
 
 // Rows of a sparse table, by key: any order, duplicates allowed.

@@ -169,6 +169,7 @@ Status KeyBatch::Group(const ShardPlan& plan, std::span<const Key> keys, BufferP
   bins.per_shard = static_cast<uint32_t>(std::clamp<size_t>(slices, 1, kBinsPerShardMax));
   bins.Sort(plan, keys);
   places_ = std::move(bins.places);
+  n_places_ = keys.size() * width_;
 
   keys_ = buffers.Allocate(keys.size() * sizeof(Key));
   const std::span<Key> unique = keys_.As<Key>();

@@ -118,6 +118,10 @@ void RangeBatch::AddRange(const ShardPlan& plan, ElementRange range, uint64_t pl
 }
 
 void RangeBatch::Finish(const ShardPlan& plan, BufferPool& buffers) {
+  for (const Range& range : ranges_) n_places_ += range.size;
+  for (const auto& [first, duplicates] : duplicates_) {
+    for (const Duplicate& duplicate : duplicates) n_places_ += duplicate.n;
+  }
   std::ranges::stable_sort(ranges_, {}, &Range::rank);
   keys_ = buffers.Allocate(ranges_.size() * 2 * sizeof(Key));
   const std::span<Key> keys = keys_.As<Key>();

@@ -14,7 +14,7 @@ constinit const Kernels kKernels = {
     .adagrad = kLoops<AdagradStep>,
     .ftrl = kLoops<FtrlStep>,
     .add = &Add,
-    .all_finite = &AllFinite,
+    .all_within = &AllWithin,
 };
 
 }  // namespace fastps::baseline

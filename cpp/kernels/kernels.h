@@ -4,6 +4,7 @@
 // Tables are immutable: any thread may use them.
 #pragma once
 
+#include <cfloat>
 #include <cstddef>
 #include <span>
 #include <string_view>
@@ -48,8 +49,14 @@ struct Kernels {
   UpdateLoops ftrl;        // slot 0: z, slot 1: n; alpha, beta, l1, l2
 
   void (*add)(float* sums, const float* addends, size_t n);  // sums[i] += addends[i]
-  bool (*all_finite)(const float* values, size_t n);         // neither NaN nor Inf anywhere
+  // Whether every |values[i]| <= bound; a NaN never is. Requires: bound >= 0.
+  bool (*all_within)(const float* values, size_t n, float bound);
 };
+
+// Whether no value is NaN or infinite.
+inline bool AllFinite(const Kernels& kernels, const float* values, size_t n) {
+  return kernels.all_within(values, n, FLT_MAX);
+}
 
 // The tables this CPU can run, slowest first. Never empty: baseline comes first.
 std::span<const Kernels* const> AvailableKernels();

@@ -116,15 +116,16 @@ inline void Add(float* __restrict sums, const float* __restrict addends, size_t 
   for (size_t i = 0; i < n; ++i) sums[i] = sums[i] + addends[i];
 }
 
-inline bool AllFinite(const float* values, size_t n) {
-  // A float with all exponent bits set is NaN or Inf. Integers, because no option that loosens
-  // float arithmetic may ever remove this check.
-  constexpr unsigned kExponent = 0x7f800000u;
-  unsigned bad = 0;
+inline bool AllWithin(const float* values, size_t n, float bound) {
+  // Without their sign, the bits of floats are ordered as the floats are, Inf and then NaN last.
+  // Integers, because no option that loosens float arithmetic may ever remove this check.
+  int bound_bits;
+  __builtin_memcpy(&bound_bits, &bound, sizeof(bound_bits));
+  int bad = 0;
   for (size_t i = 0; i < n; ++i) {
-    unsigned bits;
+    int bits;
     __builtin_memcpy(&bits, values + i, sizeof(bits));
-    bad |= (bits & kExponent) == kExponent ? 1u : 0u;
+    bad |= (bits & 0x7fffffff) > bound_bits ? 1 : 0;
   }
   return bad == 0;
 }

@@ -39,7 +39,7 @@ WriteResult Shard::Execute(const Write& write) {
   if (write.values.size() != data_->ValueCount(write.selection)) {
     return {Code::kShapeMismatch, 0};
   }
-  if (!ActiveKernels().all_finite(write.values.data(), write.values.size())) {
+  if (!AllFinite(ActiveKernels(), write.values.data(), write.values.size())) {
     return {Code::kValueRange, 0};
   }
   ++apply_index_.value;

@@ -24,7 +24,7 @@ from fastps.errors import (
     WireError,
 )
 from fastps.futures import Future
-from fastps.keys import hash_keys
+from fastps.keys import KeySet, hash_keys
 from fastps.tables import DenseTable, SparseTable
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "FastPSError",
     "FastPSTimeoutError",
     "Future",
+    "KeySet",
     "KeyTypeError",
     "ServerLostError",
     "SessionEndedError",

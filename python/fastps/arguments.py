@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 from fastps.consistency import Consistency
@@ -11,7 +12,7 @@ from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler.messages import TableDefinition
 
-__all__ = ["check_name", "checked_seconds", "checked_shape", "definition_of"]
+__all__ = ["check_name", "checked_seconds", "checked_shape", "definition_of", "not_there_yet"]
 
 
 def definition_of(
@@ -44,8 +45,10 @@ def definition_of(
                 else f"consistency is {value!r}, needed is fastps.ASP(), SSP(s) or BSP()"
             )
     for argument, count in (("num_shards", num_shards), ("replication", replication)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int)):
-            raise ConfigError(f"{argument} is {count!r}, needed is an integer")
+        if count is None:
+            continue
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ConfigError(f"{argument} is {count!r}, needed is an integer >= 1")
     return TableDefinition(
         name=name,
         kind=kind,
@@ -68,9 +71,12 @@ def checked_shape(argument: str, shape: Any) -> tuple[int, ...]:
     """Return an integer or a sequence of them as a tuple, else raise `ConfigError`."""
     dimensions = (shape,) if hasattr(shape, "__index__") else shape
     try:
-        return tuple(dimension.__index__() for dimension in dimensions)
-    except (TypeError, AttributeError):
-        raise ConfigError(f"{argument} is {shape!r}, needed is a tuple of integers") from None
+        checked = tuple(operator.index(dimension) for dimension in dimensions)
+    except TypeError:
+        checked = (0,)
+    if any(not 1 <= dimension < 2**63 for dimension in checked):
+        raise ConfigError(f"{argument} is {shape!r:.200}, needed is a tuple of integers >= 1")
+    return checked
 
 
 def checked_seconds(argument: str, value: Any) -> float:
@@ -80,3 +86,8 @@ def checked_seconds(argument: str, value: Any) -> float:
     if math.isnan(value) or value < 0:
         raise ValueRangeError(f"{argument} is {value!r}, needed are seconds >= 0")
     return float(value)
+
+
+def not_there_yet(what: str, instead: str) -> ConfigError:
+    """Return the error for a feature whose turn has not come."""
+    return ConfigError(f"{what} is not there yet; {instead}")

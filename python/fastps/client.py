@@ -13,7 +13,13 @@ from types import TracebackType
 from typing import TypeVar
 
 from fastps import _core
-from fastps.arguments import check_name, checked_seconds, checked_shape, definition_of
+from fastps.arguments import (
+    check_name,
+    checked_seconds,
+    checked_shape,
+    definition_of,
+    not_there_yet,
+)
 from fastps.config import Settings
 from fastps.consistency import Consistency
 from fastps.control import Control
@@ -31,6 +37,7 @@ Item = TypeVar("Item")
 logger = logging.getLogger("fastps")
 
 CLOSE_SECONDS = 10.0
+NO_CHECKPOINTS = "read rows with table.items() and set them with table.assign()"
 
 
 class Client:
@@ -310,6 +317,18 @@ class Client:
             self._call(m.ReturnChunk(self._session, pass_number, None), CLOSE_SECONDS)
         except FastPSError as error:
             warnings.warn(f"a chunk was not given back: {error}", RuntimeWarning, stacklevel=2)
+
+    def save(self, uri: str, tag: str | None = None, incremental: bool = False) -> None:
+        """Write a checkpoint. Not there yet: raises `ConfigError`."""
+        raise not_there_yet("save", NO_CHECKPOINTS)
+
+    def save_async(self, uri: str, tag: str | None = None, incremental: bool = False) -> None:
+        """Write a checkpoint while training goes on. Not there yet: raises `ConfigError`."""
+        raise not_there_yet("save_async", NO_CHECKPOINTS)
+
+    def restore(self, uri: str, tag: str = "latest") -> None:
+        """Read a checkpoint. Not there yet: raises `ConfigError`."""
+        raise not_there_yet("restore", NO_CHECKPOINTS)
 
     def close(self) -> None:
         """Flush, leave the cluster and let everything go. Closing twice is fine.

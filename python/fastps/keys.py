@@ -9,13 +9,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fastps import _core
+from fastps.arguments import not_there_yet
 from fastps.errors import DTypeError, KeyTypeError, ShapeError, ValueRangeError
 
-__all__ = ["as_keys", "as_rows", "as_values", "hash_keys"]
+__all__ = ["KeySet", "as_keys", "as_rows", "as_values", "hash_keys"]
 
 Shape = tuple[int, ...]
 KeyArray = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float32]
+
+
+class KeySet:
+    """Keys prepared once for many calls. Not there yet.
+
+    Raises
+    ------
+    ConfigError
+        Always; pass the keys themselves.
+    """
+
+    def __init__(self, keys: npt.ArrayLike) -> None:
+        raise not_there_yet("KeySet", "pass the keys themselves")
 
 
 def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
@@ -49,11 +63,12 @@ def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
     --------
     >>> import fastps
     >>> fastps.hash_keys(["user=7", "item=9"])
-    array([ 9060366573906752193, 12893083110803205894], dtype=uint64)
+    array([10409339950615208476, 12700780418760320899], dtype=uint64)
     """
     if not 0 <= seed < 2**64:
         raise ValueRangeError(f"seed is {seed}, needed is 0 <= seed < 2**64")
-    array = np.asarray(strings)
+    # As objects, because numpy would turn the numbers of a mixed list into strings.
+    array = strings if isinstance(strings, np.ndarray) else np.array(strings, dtype=object)
     if array.size and array.dtype.kind not in "UTO":
         raise KeyTypeError(f"hash_keys: strings have dtype {array.dtype}, needed are str")
     hashes = _core.hash_strings(array.ravel().tolist(), seed)
@@ -127,7 +142,10 @@ def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
     ShapeError
         The shape is not exactly `shape`.
     """
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ShapeError(f"{what} is no regular array ({error}): {table}") from None
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise DTypeError(
             f"{what} has dtype {array.dtype}, needed is float16, float32 or float64: convert it "

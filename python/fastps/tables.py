@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastps import _core
+from fastps.arguments import not_there_yet
 from fastps.errors import ConfigError, ShapeError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_rows, as_values
@@ -73,6 +74,10 @@ class _Table:
             "bytes_per_row": size / rows if rows else 0.0,
             "shards": shards,
         }
+
+    def set_lr(self, lr: float) -> None:
+        """Change the optimizer's learning rate. Not there yet: raises `ConfigError`."""
+        raise not_there_yet("set_lr", "choose lr when the table is created")
 
     def _core(self) -> _core.Client:
         return self._client._open_core()
@@ -216,8 +221,8 @@ class SparseTable(_Table):
         keys : ndarray of uint64, shape (n,)
         values : ndarray of float32, shape (n,) + row_shape
         """
-        if batch_rows < 1:
-            raise ConfigError(f"batch_rows is {batch_rows}, needed is at least 1")
+        if isinstance(batch_rows, bool) or not isinstance(batch_rows, int) or batch_rows < 1:
+            raise ConfigError(f"batch_rows is {batch_rows!r}, needed is an integer >= 1")
         return self._scan(batch_rows, self._client._timeout(timeout))
 
     def _scan(self, batch_rows: int, seconds: float) -> Iterator[tuple[KeyArray, FloatArray]]:

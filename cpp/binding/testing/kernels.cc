@@ -143,7 +143,7 @@ void BindKernels(py::module_& m) {
   m.def(
       "all_finite",
       [](const std::string& kernels, const FloatArray& values) {
-        return FindKernels(kernels).all_finite(values.data(), Size(values));
+        return AllFinite(FindKernels(kernels), values.data(), Size(values));
       },
       py::arg("kernels"), py::arg("values").noconvert());
 }

@@ -200,7 +200,7 @@ def _check_given(wanted: TableDefinition) -> None:
 
 def _check_shape(name: str, kind: str, shape: tuple[int, ...]) -> None:
     argument = "row_shape" if kind == "sparse" else "shape"
-    if len(shape) > DIMENSIONS_MAX or 0 in shape:
+    if len(shape) > DIMENSIONS_MAX or min(shape, default=1) < 1:
         raise ConfigError(
             f"table {name!r}: {argument} is {shape!r:.200}; needed are at most {DIMENSIONS_MAX} "
             "dimensions of at least 1"
