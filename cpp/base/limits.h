@@ -19,6 +19,10 @@ inline constexpr size_t kMessageKeysGoal = 8192;
 inline constexpr uint32_t kRowWidthMax = uint32_t{1} << 22;  // floats
 static_assert(size_t{kRowWidthMax} * sizeof(float) * 2 <= kFrameBytesMax);
 
+// A dense table of 4 TiB; below it no size in bytes overflows.
+inline constexpr uint64_t kDenseElementsMax = uint64_t{1} << 40;
+static_assert(kRowWidthMax <= kDenseElementsMax);
+
 // A part list is one frame; 2^16 shards of 32-byte part headers are 2 MiB.
 inline constexpr uint32_t kShardsPerTableMax = uint32_t{1} << 16;
 inline constexpr uint32_t kTablesMax = 4096;

@@ -65,8 +65,13 @@ Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
       kind != static_cast<uint8_t>(TableKind::kDense)) {
     return Malformed("map: unknown kind of table");
   }
+  if (spec->row_width == 0) return Malformed("map: row without values");
   if (spec->row_width > limits::kRowWidthMax && kind == static_cast<uint8_t>(TableKind::kSparse)) {
     return Malformed("map: row too wide");
+  }
+  if (kind == static_cast<uint8_t>(TableKind::kDense) &&
+      spec->n_rows > limits::kDenseElementsMax / spec->row_width) {
+    return Malformed("map: too many elements");
   }
   if (spec->num_shards == 0 || spec->num_shards > limits::kShardsPerTableMax) {
     return Malformed("map: number of shards");
