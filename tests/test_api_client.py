@@ -564,3 +564,21 @@ def test_timeouts_that_are_legal(client, sparse, timeout) -> None:
     dense.pull(rows=[1], timeout=timeout)
     dense.assign(np.ones(3), timeout=timeout)
     dense.stats(timeout=timeout)
+
+
+@pytest.mark.processes
+def test_a_client_that_is_dropped_loses_none_of_its_pushes(shared_job) -> None:
+    """The last reference goes with pushes under way: they are acknowledged or an error is seen."""
+    rows = np.ones((1000, 200), np.float32)
+
+    def push_and_forget() -> None:
+        dropped = fastps.connect(address=shared_job.scheduler, group="dropped", timeout=30)
+        dropped_table = dropped.sparse_table("dropped", row_shape=(200,))
+        for _ in range(30):
+            dropped_table.push_async(np.arange(1000), rows)
+
+    with fastps.connect(address=shared_job.scheduler, group="look", timeout=30) as look:
+        table = look.sparse_table("dropped", row_shape=(200,))
+        push_and_forget()
+        gc.collect()
+        until(lambda: np.all(table.pull(np.arange(1000)) == 30), 5, "all 30 pushes are there")
