@@ -445,11 +445,8 @@ def test_a_client_is_a_context_manager_and_closes_on_errors() -> None:
         tables[0].pull([1])
 
 
-def test_close_flushes_what_nobody_waited_for(client) -> None:
-    if client.group == "default":
-        first, second = client, client.worker(7)
-    else:
-        pytest.skip("real workers: see test_cluster_exact.py")
+def test_close_flushes_what_nobody_waited_for(embedded) -> None:
+    first, second = embedded, embedded.worker(7)
     first.sparse_table("closing", row_shape=(50,))
     table = second.table("closing")
     for _ in range(50):

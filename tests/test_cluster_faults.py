@@ -520,7 +520,7 @@ def be_interrupted(worker: Worker) -> dict[str, Any]:
         "pull": lambda: table.pull(range(100)),
         "push": lambda: table.push(range(100), np.ones(100)),
         "future": lambda: table.pull_async(range(100)).result(),
-        "flush": client.flush,
+        "flush": lambda: (table.push_async(range(9), np.ones(9)), client.flush()),
         "len": lambda: len(table),
         "assign": lambda: table.assign(range(100), np.ones(100)),
     }
