@@ -101,6 +101,7 @@ void Call::TakeResults(size_t message, const Reply& reply) {
       for (const PartResult& part : reply.parts) results_.n_removed += part.detail;
       return;
     case Op::kScan:
+      if (reply.values.size() != reply.keys.size() * plan_->spec().row_width) return refuse();
       results_.scanned_keys.assign(reply.keys.begin(), reply.keys.end());
       results_.scanned_values.assign(reply.values.begin(), reply.values.end());
       results_.next_cursor = reply.parts[0].detail;

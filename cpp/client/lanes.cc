@@ -29,7 +29,10 @@ Lanes::Lane& Lanes::LaneOf(const ShardPlan& plan, uint32_t lane) {
   if (is_new) {
     const ServerInfo& server = *plan.map->FindServer(address.server);
     found->second.boot_id = server.boot_id;
-    found->second.endpoint = server.endpoints[address.thread.value];
+    // A map may name a server without endpoints: the lane stays silent and its calls time out.
+    if (address.thread.value < server.endpoints.size()) {
+      found->second.endpoint = server.endpoints[address.thread.value];
+    }
   }
   return found->second;
 }

@@ -47,6 +47,8 @@ uint64_t RequestHandler::n_rows() const {
 }
 
 Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
+  // Two at a time could make the shards of a new table twice and drop what one of them was told.
+  MutexLock install(install_mutex_);
   const std::shared_ptr<const Snapshot> former = snapshot();
   if (map->version <= former->map->version) return {};
   const auto self = std::ranges::find(map->servers, boot_id_, &ServerInfo::boot_id);
@@ -74,9 +76,7 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
     }
   }
   MutexLock lock(mutex_);
-  if (map->version > snapshot_->map->version) {
-    snapshot_ = std::make_shared<const Snapshot>(std::move(next));
-  }
+  snapshot_ = std::make_shared<const Snapshot>(std::move(next));
   return {};
 }
 

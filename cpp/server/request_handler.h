@@ -76,6 +76,7 @@ class RequestHandler final : public RequestSink {
   PagePool pages_;  // outlives the shards of every snapshot: requests end before the handler does
   std::atomic<uint64_t> n_requests_{0};
 
+  Mutex install_mutex_;  // held while a map is installed; taken before all others
   mutable Mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_ FASTPS_GUARDED_BY(mutex_);
 };
