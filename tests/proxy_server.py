@@ -3,7 +3,7 @@
 A real server registers with the address of a ROUTER socket in front of it. What comes there is
 passed on as FOLDER/faults.json says: a dict of probabilities for "drop", "duplicate" (again at
 once, or later), "drop_reply", "duplicate_reply", and "mutate" (a stranger sends a damaged copy).
-Counts of what was done are kept in FOLDER/done.json.
+Counts of what was done, and the "version" of the faults, are kept in FOLDER/done.json.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Proxy:
         while os.getppid() != 1:
             faults = json.loads((self.folder / "faults.json").read_text())
             self.faults = {name: faults.get(name, 0.0) for name in FAULTS}
+            self.done["version"] = faults["version"]
             for _ in range(20):
                 self.step()
             new = self.folder / "done.new"

@@ -24,8 +24,8 @@ class Network:
     """A scheduler and one server behind proxy_server.py."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.faults()
+        self.folder, self.version = folder, 0
+        (folder / "faults.json").write_text('{"version": 0}')
         path = os.pathsep.join(str(Path(each).resolve()) for each in sys.path if each)
         environment = {**os.environ, "PYTHONPATH": path}
         self.scheduler = subprocess.Popen(
@@ -41,9 +41,12 @@ class Network:
         )
 
     def faults(self, **probabilities: float) -> None:
+        """Set the faults, and wait until the proxy knows."""
+        self.version += 1
         new = self.folder / "faults.new"
-        new.write_text(json.dumps(probabilities))
+        new.write_text(json.dumps({"version": self.version, **probabilities}))
         new.rename(self.folder / "faults.json")
+        until(lambda: self.done("version") == self.version, 20, "the proxy's faults")
 
     def done(self, what: str) -> int:
         try:
