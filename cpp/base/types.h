@@ -44,6 +44,13 @@ struct BootId {
 
 using Key = uint64_t;  // every one of the 2^64 values is legal
 
+// Which list of keys a request's keys are: BLAKE2b, 16 bytes, over all of the list as u64.
+struct KeySetSignature {
+  std::array<uint64_t, 2> bits{};
+  bool empty() const { return bits[0] == 0 && bits[1] == 0; }
+  friend constexpr auto operator<=>(const KeySetSignature&, const KeySetSignature&) = default;
+};
+
 // A time in milliseconds that does not come.
 inline constexpr int64_t kNeverMs = INT64_MAX;
 

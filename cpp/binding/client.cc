@@ -8,6 +8,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cfloat>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,6 +20,7 @@
 #include "base/limits.h"
 #include "binding/bind.h"
 #include "binding/ticket.h"
+#include "client/key_set.h"
 #include "kernels/kernels.h"
 #include "server/embedded_cluster.h"
 
@@ -70,6 +73,23 @@ class ClientHandle {
     CallArrays arrays;
     arrays.rows = rows.mutable_data();
     return Start(Op::kPull, plan, KeysOf(keys), arrays, rows, mode, deadline_ms);
+  }
+
+  Ticket StartSetPull(uint32_t table, KeySet& keys, Client::Mode mode, int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    Floats rows({static_cast<py::ssize_t>(keys.keys().size()), Width(*plan)});
+    CallArrays arrays;
+    arrays.rows = rows.mutable_data();
+    return StartSet(Op::kPull, plan, keys, arrays, rows, mode, deadline_ms);
+  }
+
+  Ticket StartSetPush(uint32_t table, KeySet& keys, const Floats& gradients, Client::Mode mode,
+                      int64_t deadline_ms) {
+    const auto plan = PlanOf(table);
+    CheckValues(gradients, static_cast<py::ssize_t>(keys.keys().size()) * Width(*plan));
+    CallArrays arrays;
+    arrays.values = gradients.data();
+    return StartSet(Op::kPush, plan, keys, arrays, py::none(), mode, deadline_ms);
   }
 
   Ticket StartWrite(Op op, uint32_t table, const Keys& keys, const Floats& values,
@@ -153,7 +173,7 @@ class ClientHandle {
                    "on waiting");
       }
     }
-    ThrowUnlessOk(client_->TakeUnobservedFailure());
+    if (const auto failed = client_->TakeUnobservedFailure()) RaiseFailure(*failed);
   }
 
   void Close() {
@@ -216,15 +236,36 @@ class ClientHandle {
   Ticket Start(Op op, const std::shared_ptr<const ShardPlan>& plan, MakeBatch make_batch,
                CallArrays arrays, py::object output, Client::Mode mode, int64_t deadline_ms,
                uint32_t argument = 0) {
+    const auto make_call = [&](Status* status) -> std::shared_ptr<Call> {
+      std::shared_ptr<const Batch> batch = make_batch(*plan, client_->buffers(), status);
+      if (batch == nullptr) return nullptr;
+      auto call = std::make_shared<Call>(op, plan, std::move(batch), arrays);
+      call->argument = argument;
+      return call;
+    };
+    return StartCall(make_call, arrays, std::move(output), mode, deadline_ms);
+  }
+
+  Ticket StartSet(Op op, const std::shared_ptr<const ShardPlan>& plan, KeySet& keys,
+                  CallArrays arrays, py::object output, Client::Mode mode, int64_t deadline_ms) {
+    const auto make_call = [&](Status* status) -> std::shared_ptr<Call> {
+      const auto state = keys.StateOn(plan, client_->buffers(), status);
+      if (state == nullptr) return nullptr;
+      return std::make_shared<Call>(op, plan, state->batch(), arrays, state);
+    };
+    return StartCall(make_call, arrays, std::move(output), mode, deadline_ms);
+  }
+
+  template <class MakeCall>
+  Ticket StartCall(MakeCall make_call, CallArrays arrays, py::object output, Client::Mode mode,
+                   int64_t deadline_ms) {
     Status status;
     std::shared_ptr<Call> call;
     {
       py::gil_scoped_release release;
-      std::unique_ptr<Batch> batch = make_batch(*plan, client_->buffers(), &status);
-      if (batch != nullptr) {
-        call = std::make_shared<Call>(op, plan, std::move(batch), arrays);
-        call->argument = argument;
-        if (op == Op::kPush) status = CheckSums(*call, arrays.values, client_->buffers());
+      call = make_call(&status);
+      if (call != nullptr) {
+        if (call->op() == Op::kPush) status = CheckSums(*call, arrays.values, client_->buffers());
         if (status.ok()) client_->Start(call, mode, deadline_ms);
       }
     }
@@ -234,6 +275,17 @@ class ClientHandle {
 
   std::shared_ptr<Client> client_;
 };
+
+std::shared_ptr<KeySet> MakeKeySet(const Keys& keys, const py::bytes& signature) {
+  const std::string_view bytes = signature;
+  KeySetSignature checked;
+  if (bytes.size() != sizeof(checked.bits)) {
+    ThrowNamed("ConfigError", "a key set's signature has 16 bytes");
+  }
+  std::memcpy(checked.bits.data(), bytes.data(), bytes.size());
+  const std::span<const Key> span = SpanOf(keys);
+  return std::make_shared<KeySet>(std::vector<Key>(span.begin(), span.end()), checked);
+}
 
 ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id, const py::bytes& map_blob,
                              const std::string& scheduler) {
@@ -259,6 +311,9 @@ void BindClient(py::module_& m) {
       .def("done", &Ticket::Done)
       .def("result", &Ticket::Result, py::arg("timeout"));
 
+  py::class_<KeySet, std::shared_ptr<KeySet>>(m, "KeySet")
+      .def(py::init(&MakeKeySet), py::arg("keys").noconvert(), py::arg("signature"));
+
   const auto table = py::arg("table");
   const auto keys = py::arg("keys").noconvert();
   const auto rows = py::arg("rows").noconvert();
@@ -280,6 +335,30 @@ void BindClient(py::module_& m) {
           "push",
           [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
             c.StartWrite(Op::kPush, t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, values, timeout)
+      .def(
+          "pull",
+          [](ClientHandle& c, uint32_t t, KeySet& k, double s) {
+            return c.StartSetPull(t, k, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, timeout)
+      .def(
+          "push",
+          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s) {
+            c.StartSetPush(t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          },
+          table, keys, values, timeout)
+      .def(
+          "pull_async",
+          [](ClientHandle& c, uint32_t t, KeySet& k, double s) {
+            return c.StartSetPull(t, k, kAsync, DeadlineAfter(s));
+          },
+          table, keys, timeout)
+      .def(
+          "push_async",
+          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s) {
+            return c.StartSetPush(t, k, v, kAsync, DeadlineAfter(s));
           },
           table, keys, values, timeout)
       .def(

@@ -23,6 +23,32 @@ int64_t DeadlineAfter(double timeout) {
   return NowMs() + static_cast<int64_t>(std::ceil(std::max(timeout, 0.0) * 1000));
 }
 
+void RaiseFailure(const Call& call) {
+  const Status& status = call.status();
+  if (status.code() != Code::kServerLost) Throw(status);
+  std::vector<uint32_t> servers, shards;
+  for (const ServerId server : call.lost_servers()) servers.push_back(server.value);
+  for (const ShardId shard : call.lost_shards()) shards.push_back(shard.value);
+  std::ranges::sort(servers);
+  std::ranges::sort(shards);
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  const std::string& table = call.plan().spec().name;
+  std::string named;
+  for (size_t i = 0; i < std::min<size_t>(shards.size(), 8); ++i) {
+    named += (i == 0 ? "" : ", ") + std::to_string(shards[i]);
+  }
+  if (shards.size() > 8) named += ", ...";
+  std::string lost_servers;
+  for (const uint32_t server : servers) {
+    lost_servers += (lost_servers.empty() ? "" : ", ") + std::to_string(server);
+  }
+  ThrowServerLost(std::string(OpName(call.op())) + " on table '" + table + "': server " +
+                      lost_servers + " is lost and with it every copy of " +
+                      std::to_string(shards.size()) + " shards of this call (" + named +
+                      "). Their rows are gone; start the job again",
+                  py::cast(servers), table, py::cast(shards));
+}
+
 Ticket::~Ticket() {
   if (call_ == nullptr) return;
   py::gil_scoped_release release;
@@ -49,7 +75,7 @@ bool Ticket::WaitUntil(int64_t deadline_ms) const {
 
 py::object Ticket::Take() {
   call_->observed = true;
-  if (!call_->status().ok()) RaiseFailure();
+  if (!call_->status().ok()) RaiseFailure(*call_);
   switch (call_->op()) {
     case Op::kPull:
     case Op::kContains:
@@ -87,32 +113,6 @@ void Ticket::RaiseTimeout(double timeout) const {
                  "' did not end within " + seconds + " s; it involves servers " + servers + ". " +
                  (is_write ? "It may still take effect: flush() settles it; do not send it again"
                            : "Give a longer timeout= or look at the servers"));
-}
-
-void Ticket::RaiseFailure() const {
-  const Status& status = call_->status();
-  if (status.code() != Code::kServerLost) Throw(status);
-  std::vector<uint32_t> servers, shards;
-  for (const ServerId server : call_->lost_servers()) servers.push_back(server.value);
-  for (const ShardId shard : call_->lost_shards()) shards.push_back(shard.value);
-  std::ranges::sort(servers);
-  std::ranges::sort(shards);
-  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-  const std::string& table = call_->plan().spec().name;
-  std::string named;
-  for (size_t i = 0; i < std::min<size_t>(shards.size(), 8); ++i) {
-    named += (i == 0 ? "" : ", ") + std::to_string(shards[i]);
-  }
-  if (shards.size() > 8) named += ", ...";
-  std::string lost_servers;
-  for (const uint32_t server : servers) {
-    lost_servers += (lost_servers.empty() ? "" : ", ") + std::to_string(server);
-  }
-  ThrowServerLost(std::string(OpName(call_->op())) + " on table '" + table + "': server " +
-                      lost_servers + " is lost and with it every copy of " +
-                      std::to_string(shards.size()) + " shards of this call (" + named +
-                      "). Their rows are gone; start the job again",
-                  py::cast(servers), table, py::cast(shards));
 }
 
 py::object Ticket::TakeStats() {

@@ -15,6 +15,9 @@ namespace fastps {
 // `timeout` seconds from now; infinity never comes.
 int64_t DeadlineAfter(double timeout);
 
+// Raises the error that `call` ended with. Requires: it has ended with one.
+[[noreturn]] void RaiseFailure(const Call& call);
+
 class Ticket {
  public:
   Ticket(std::shared_ptr<Client> client, std::shared_ptr<Call> call, pybind11::object output)
@@ -34,7 +37,6 @@ class Ticket {
   pybind11::object TakeStats();
   pybind11::object TakeScan();
   [[noreturn]] void RaiseTimeout(double timeout) const;
-  [[noreturn]] void RaiseFailure() const;
 
   std::shared_ptr<Client> client_;
   std::shared_ptr<Call> call_;

@@ -38,6 +38,11 @@ std::vector<PartHeader> Call::PartsOf(size_t message) const {
   if (!CarriesValues(op_)) {
     for (PartHeader& part : parts) part.n_values = 0;
   }
+  if (key_set_ != nullptr && key_set_->worth_sending()) {
+    for (size_t i = 0; i < parts.size(); ++i) {
+      parts[i].set_part = key_set_->FirstPart(message) + static_cast<uint32_t>(i);
+    }
+  }
   return parts;
 }
 
@@ -67,6 +72,14 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
                                              std::to_string(planned.parts.size())));
     return Verdict::kDone;
   }
+  bool all_remembered = true;
+  for (const PartResult& part : reply.parts) {
+    if (static_cast<Code>(part.code) == Code::kNeedKeys) {
+      if (key_set_ != nullptr) key_set_->SetForgotten(message);
+      return Verdict::kNeedKeys;
+    }
+    all_remembered = all_remembered && part.remembered != 0;
+  }
   // A part that must go again takes the message with it: the server answers the others as repeats.
   for (const PartResult& part : reply.parts) {
     if (IsRetriable(static_cast<Code>(part.code))) return Verdict::kAgain;
@@ -77,6 +90,7 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
     FailMessage(message, StatusOf(code, plan_->spec()));
     return Verdict::kDone;
   }
+  if (key_set_ != nullptr && all_remembered && !reply.parts.empty()) key_set_->SetKnown(message);
   if (!detached_) TakeResults(message, reply);
   --n_open_;
   return Verdict::kDone;

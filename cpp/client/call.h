@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 #include "client/batch.h"
+#include "client/key_set.h"
 #include "wire/message.h"
 
 namespace fastps {
@@ -41,27 +42,37 @@ struct CallResults {
 
 class Call {
  public:
-  Call(Op op, std::shared_ptr<const ShardPlan> plan, std::unique_ptr<Batch> batch,
-       CallArrays arrays)
+  // `key_set`: when the batch is that of a key set, what its calls share; else null.
+  Call(Op op, std::shared_ptr<const ShardPlan> plan, std::shared_ptr<const Batch> batch,
+       CallArrays arrays, std::shared_ptr<KeySetState> key_set = nullptr)
       : op_(op),
         plan_(std::move(plan)),
         batch_(std::move(batch)),
         arrays_(arrays),
+        key_set_(std::move(key_set)),
         n_open_(batch_->messages().size()) {}
 
   Op op() const { return op_; }
   const ShardPlan& plan() const { return *plan_; }
   const Batch& batch() const { return *batch_; }
 
-  // The parts of one message as they are sent: a read's name no values.
+  // The parts of one message, with its keys: a read's name no values.
   std::vector<PartHeader> PartsOf(size_t message) const;
+  // Whether the keys of a message may be left out: the server remembers them.
+  bool MayOmitKeys(size_t message) const {
+    return key_set_ != nullptr && key_set_->IsKnown(message);
+  }
+  KeySetSignature key_set_signature() const {
+    return key_set_ == nullptr ? KeySetSignature{} : key_set_->signature();
+  }
 
   // The values of one message of a push or assign; the empty buffer for other operations.
   Buffer GatherValues(size_t message, BufferPool& buffers) const;
 
   enum class Verdict {
-    kDone,   // the message has ended
-    kAgain,  // the same content is to be sent again after a pause
+    kDone,      // the message has ended
+    kAgain,     // the same content is to be sent again after a pause
+    kNeedKeys,  // the same content is to be sent again at once, its keys with it
   };
   // Takes the reply to one message: fills arrays and results.
   Verdict OnReply(size_t message, const Reply& reply);
@@ -91,8 +102,9 @@ class Call {
 
   const Op op_;
   const std::shared_ptr<const ShardPlan> plan_;
-  const std::unique_ptr<Batch> batch_;
+  const std::shared_ptr<const Batch> batch_;
   const CallArrays arrays_;
+  const std::shared_ptr<KeySetState> key_set_;
   size_t n_open_;  // messages that have not ended
   bool detached_ = false;
   Status status_;

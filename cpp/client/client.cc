@@ -107,15 +107,15 @@ void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadlin
     for (size_t i = 0; i < values.size(); ++i) values[i] = call->GatherValues(i, *buffers_);
   }
   MutexLock lock(mutex_);
+  if (IsWrite(call->op())) {
+    ForgetEndedWrites();
+    writes_.push_back(call);  // first, so that whatever goes wrong surfaces
+  }
   if (Status status = CheckOpen(); !status.ok()) {
     for (size_t i = 0; i < values.size(); ++i) call->FailMessage(i, status);
     return;
   }
   if (FailOnLostServers(*call)) return;
-  if (IsWrite(call->op())) {
-    ForgetEndedWrites();
-    writes_.push_back(call);
-  }
   lanes_->Enqueue(call, mode == Mode::kAsync ? std::move(values) : std::vector<Buffer>());
   if (mode == Mode::kAsync) {
     background_.push_back(call);
@@ -229,13 +229,13 @@ bool Client::WaitForWrites(int64_t deadline_ms) {
   return std::ranges::all_of(open, [&](const auto& call) { return Wait(*call, deadline_ms); });
 }
 
-Status Client::TakeUnobservedFailure() {
+std::shared_ptr<const Call> Client::TakeUnobservedFailure() {
   MutexLock lock(mutex_);
-  Status first;
+  std::shared_ptr<const Call> first;
   for (const auto& call : writes_) {
     if (!call->done() || call->status().ok() || call->observed) continue;
     call->observed = true;
-    if (first.ok()) first = call->status();
+    if (first == nullptr) first = call;
   }
   ForgetEndedWrites();
   return first;
@@ -283,11 +283,18 @@ void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
       continue;
     }
     const Buffer values = call.GatherValues(i, *buffers_);
-    const std::vector<PartHeader> parts = call.PartsOf(i);
+    const std::vector<PartHeader> with_keys = call.PartsOf(i);
+    std::vector<PartHeader> parts = with_keys;
+    if (call.MayOmitKeys(i) && parts[0].set_part != 0) OmitKeys(&parts);
     for (;;) {
       DirectReply direct;
       sink->Submit(RequestOf(call, i, session_, boot_id, parts, values), direct);
-      if (call.OnReply(i, ViewOf(direct.reply)) == Call::Verdict::kDone) break;
+      const Call::Verdict verdict = call.OnReply(i, ViewOf(direct.reply));
+      if (verdict == Call::Verdict::kDone) break;
+      if (verdict == Call::Verdict::kNeedKeys) {
+        parts = with_keys;
+        continue;
+      }
       // The server has not heard of this client's session or table yet.
       if (NowMs() >= deadline_ms) {
         call.FailMessage(i, Status(Code::kTimeout, "the deadline passed"));

@@ -72,8 +72,8 @@ class Client {
   // Waits until every write started so far has ended; false when `deadline_ms` came first.
   bool WaitForWrites(int64_t deadline_ms);
 
-  // The first failure of a write that nobody was told of, or ok. Tells it once.
-  Status TakeUnobservedFailure();
+  // The first failed write whose failure nobody was told of, or null. Each is told once.
+  std::shared_ptr<const Call> TakeUnobservedFailure();
 
   // Ends all calls with kClosed and lets the sockets go. May be called twice.
   void Close();

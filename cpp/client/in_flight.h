@@ -20,6 +20,7 @@ struct OutMessage {
   size_t index = 0;               // among the call's planned messages
   uint64_t number = 0;            // its place in the client's order of messages
   std::vector<PartHeader> parts;  // with their sequences
+  bool omit_keys = false;         // the server is thought to know them
   Buffer values;
   bool gathered = false;  // values are filled; from then on the caller's arrays are not needed
   size_t bytes() const {
@@ -44,7 +45,8 @@ class InFlight {
   // The message that was sent under `id`; null when there is none (a late or repeated reply).
   std::shared_ptr<OutMessage> TakeReplied(RequestId id, int64_t now_ms);
 
-  // The server said "again": the message is queued, and the lane rests for a moment.
+  // The server said "again": the message is queued, and the lane rests for a moment. (When it only
+  // needs keys, Enqueue will do.)
   void EnqueueAgain(std::shared_ptr<OutMessage> message, int64_t now_ms);
 
   // When the silence has lasted too long, or kNeverMs while nothing is out.

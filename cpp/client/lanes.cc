@@ -18,9 +18,16 @@ Request RequestOf(const Call& call, size_t message, SessionId session, BootId bo
   request.session = session;
   request.argument = call.argument;
   request.parts = parts;
-  request.keys = call.batch().keys().As<Key>().subspan(planned.keys_begin, planned.n_keys);
+  request.key_set = call.key_set_signature();
+  const bool omitted = !parts.empty() && parts[0].n_omitted != 0;
+  request.keys =
+      call.batch().keys().As<Key>().subspan(planned.keys_begin, omitted ? 0 : planned.n_keys);
   request.values = values.As<float>();
   return request;
+}
+
+void OmitKeys(std::vector<PartHeader>* parts) {
+  for (PartHeader& part : *parts) part.n_omitted = std::exchange(part.n_keys, 0);
 }
 
 Lanes::Lane& Lanes::LaneOf(const ShardPlan& plan, uint32_t lane) {
@@ -48,6 +55,7 @@ void Lanes::Enqueue(const std::shared_ptr<Call>& call, std::vector<Buffer> value
     message->index = i;
     message->number = ++last_message_number_;
     message->parts = call->PartsOf(i);
+    message->omit_keys = call->MayOmitKeys(i) && message->parts[0].set_part != 0;
     if (IsWrite(call->op())) {
       for (PartHeader& part : message->parts) {
         part.sequence = Sequence(++sequences[part.shard.value].value);
@@ -92,8 +100,10 @@ bool Lanes::SendOne(Lane& lane, OutMessage& message, RequestId id) {
     (void)lane.socket->Connect(lane.endpoint);
   }
   Gather(message);
-  Request request = RequestOf(*message.call, message.index, session_, lane.boot_id, message.parts,
-                              message.values);
+  std::vector<PartHeader> parts = message.parts;
+  if (message.omit_keys) OmitKeys(&parts);
+  Request request =
+      RequestOf(*message.call, message.index, session_, lane.boot_id, parts, message.values);
   request.request_id = id;
   EncodeRequestHead(request, &head_);
   OutFrame frames[3] = {{head_, {}}};
@@ -129,8 +139,16 @@ void Lanes::ReceiveReplies(std::span<const ZmqPollItem> items, int64_t now_ms) {
       if (!decoder_.DecodeReply(message.frames(), &reply).ok()) continue;
       std::shared_ptr<OutMessage> answered = lane.in_flight.TakeReplied(reply.request_id, now_ms);
       if (answered == nullptr) continue;
-      if (answered->call->OnReply(answered->index, reply) == Call::Verdict::kAgain) {
-        lane.in_flight.EnqueueAgain(std::move(answered), now_ms);
+      switch (answered->call->OnReply(answered->index, reply)) {
+        case Call::Verdict::kDone:
+          break;
+        case Call::Verdict::kAgain:
+          lane.in_flight.EnqueueAgain(std::move(answered), now_ms);
+          break;
+        case Call::Verdict::kNeedKeys:
+          answered->omit_keys = false;
+          lane.in_flight.Enqueue(std::move(answered));
+          break;
       }
     }
   }

@@ -22,9 +22,13 @@
 
 namespace fastps {
 
-// The request for one message of `call`, which keeps alive what its spans point at.
+// The request for one message of `call`; `call`, `parts` and `values` keep alive what its spans
+// point at. Parts whose keys are left out say so themselves.
 Request RequestOf(const Call& call, size_t message, SessionId session, BootId boot_id,
                   std::span<const PartHeader> parts, const Buffer& values);
+
+// Leaves the keys of `parts` out.
+void OmitKeys(std::vector<PartHeader>* parts);
 
 class Lanes {
  public:

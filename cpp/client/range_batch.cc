@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "client/batch.h"
 #include "kernels/kernels.h"
+#include "rules/update_rule.h"
 
 namespace fastps {
 namespace {
@@ -102,14 +103,27 @@ ShardId ShardOfElement(uint64_t element, uint64_t n_elements, uint32_t num_shard
   return ShardId(static_cast<uint32_t>(shard));
 }
 
+// Where the chunk that begins at `begin` ends, at most at `end`. It ends between rows where it can.
+// A rule with state for each row would count a row that came in two pieces twice: with `whole_rows`
+// such rows pass the goal instead, up to the widest that a message holds (see CheckRowParts).
+uint64_t ChunkEnd(uint64_t begin, uint64_t end, uint64_t row_width, bool whole_rows) {
+  const uint64_t goal = begin + kRangeFloatsGoal;
+  if (end <= goal) return end;
+  if (const uint64_t row_begin = goal - goal % row_width; row_begin > begin) return row_begin;
+  const uint64_t row_end = std::min(end, (begin / row_width + 1) * row_width);
+  return whole_rows && row_end - begin <= limits::kRowWidthMax ? row_end : goal;
+}
+
 void RangeBatch::AddRange(const ShardPlan& plan, ElementRange range, uint64_t place) {
   const TableSpec& spec = plan.spec();
   const uint64_t n_elements = spec.n_rows * spec.row_width;
   const uint64_t row_place = place;
+  const bool whole_rows = HasRowSlots(spec.rule.kind);
   while (range.begin < range.end) {
     const ShardId shard = ShardOfElement(range.begin, n_elements, spec.num_shards);
     const uint64_t block_end = DenseShardRange(n_elements, spec.num_shards, shard).end;
-    const uint64_t end = std::min({range.end, block_end, range.begin + kRangeFloatsGoal});
+    const uint64_t end =
+        ChunkEnd(range.begin, std::min(range.end, block_end), spec.row_width, whole_rows);
     ranges_.push_back(
         {plan.rank_of_shard[shard.value], range.begin, end - range.begin, place, row_place});
     place += end - range.begin;

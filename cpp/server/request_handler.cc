@@ -120,8 +120,11 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
   size_t keys_begin = 0, values_begin = 0;
   for (size_t i = 0; i < request.parts.size(); ++i) {
     const PartHeader& header = request.parts[i];
-    Part part{&header, nullptr, request.keys.subspan(keys_begin, header.n_keys),
-              request.values.subspan(values_begin, header.n_values)};
+    Part part{&header,
+              nullptr,
+              request.keys.subspan(keys_begin, header.n_keys),
+              request.values.subspan(values_begin, header.n_values),
+              {{request.session, request.key_set, header.set_part}, header.n_omitted}};
     keys_begin += header.n_keys;
     values_begin += header.n_values;
     reply->parts[i].shard = header.shard;
@@ -182,10 +185,10 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
   size_t n_values = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
-    // A stranger may ask for many times the bytes it sends. The product cannot overflow: keys are
-    // bounded by a frame's bytes and widths by kRowWidthMax.
-    Code code = parts[i].shard->Check(parts[i].selection);
-    const size_t count = code == Code::kOk ? parts[i].shard->ValueCount(parts[i].selection) : 0;
+    // A stranger may ask for many times the bytes it sends. The product cannot overflow: counts
+    // have 32 bits and widths are bounded by kRowWidthMax.
+    size_t count = 0;
+    Code code = parts[i].shard->CountValues(parts[i].selection, parts[i].key_set, &count);
     if (count > kReplyValuesMax - n_values) code = Code::kShapeMismatch;
     SetCode(&reply->parts[i], code);
     if (code != Code::kOk) continue;
@@ -193,12 +196,19 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
     n_values += count;
   }
   reply->values = buffers_->Allocate(n_values * sizeof(float));
-  float* values = reply->values.As<float>().data();
+  size_t n_pulled = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
-    if (parts[i].shard == nullptr || !IsOk(reply->parts[i])) continue;
-    parts[i].shard->Pull(parts[i].selection, values);
-    values += reply->parts[i].n_values;
+    PartResult& result = reply->parts[i];
+    if (parts[i].shard == nullptr || !IsOk(result)) continue;
+    float* const values = reply->values.As<float>().data() + n_pulled;
+    const PullResult pulled = parts[i].shard->Pull(parts[i].selection, parts[i].key_set, values);
+    SetCode(&result, pulled.code);
+    result.remembered = pulled.remembered;
+    // Places that were known a moment ago may be gone, with another thread's removal.
+    if (pulled.code != Code::kOk) result.n_values = 0;
+    n_pulled += result.n_values;
   }
+  reply->values.Truncate(n_pulled * sizeof(float));
 }
 
 void RequestHandler::HandleWrite(const Request& request, std::span<const Part> parts,
@@ -208,9 +218,11 @@ void RequestHandler::HandleWrite(const Request& request, std::span<const Part> p
                                                        : Write::Kind::kRemove;
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
-    const WriteResult result = parts[i].shard->Apply(
-        {kind, request.session, parts[i].header->sequence, parts[i].selection, parts[i].values});
+    const WriteResult result =
+        parts[i].shard->Apply({kind, request.session, parts[i].header->sequence, parts[i].selection,
+                               parts[i].values, parts[i].key_set});
     SetCode(&reply->parts[i], result.code);
+    reply->parts[i].remembered = result.remembered;
     reply->parts[i].detail = result.detail;
   }
 }

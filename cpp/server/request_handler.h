@@ -53,6 +53,7 @@ class RequestHandler final : public RequestSink {
     Shard* shard;
     Selection selection;
     std::span<const float> values;
+    KeySetUse key_set;
   };
 
   std::shared_ptr<const Snapshot> snapshot() const;

@@ -1,5 +1,8 @@
 // Dense shards: a block of consecutive elements of the table, in row-major order, with the rule's
 // slots in arrays of their own, so that loops are long and a pull of the block is one copy.
+//
+// A rule may keep state for each row as well. The part of a row that lies in the block has its own,
+// so that such parts must be selected whole.
 #include <algorithm>
 #include <cstring>
 
@@ -15,33 +18,46 @@ class DenseShard final : public ShardData {
       : spec_(spec),
         rule_(rule),
         block_(DenseShardRange(spec->n_rows * spec->row_width, spec->num_shards, shard)),
+        first_row_(block_.begin / spec->row_width),
         values_(pool, block_.size()) {
     if (rule->n_slots() > 0) slot0_ = PageArray<float>(pool, block_.size());
     if (rule->n_slots() > 1) slot1_ = PageArray<float>(pool, block_.size());
     if (block_.size() == 0) return;
-    const uint64_t first_row = block_.begin / spec->row_width;
     const uint64_t last_row = (block_.end - 1) / spec->row_width;
-    for (uint64_t row = first_row; row <= last_row; ++row) {
+    if (rule->n_row_slots() > 0) {
+      row_slot0_ = PageArray<float>(pool, last_row - first_row_ + 1);
+      row_slot1_ = PageArray<float>(pool, last_row - first_row_ + 1);
+    }
+    for (uint64_t row = first_row_; row <= last_row; ++row) {
       const ElementRange part = RowWithinBlock(row, spec->row_width, block_);
       FillInitial(spec->initializer, row, part.begin - row * spec->row_width,
                   values_.data() + (part.begin - block_.begin), part.size());
     }
-    rule->ResetState(values_.data(), slot0_.data(), slot1_.data(), block_.size());
+    ForEachRow(0, block_.size(), [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
+      rule_->ResetState(rows, n_rows, width);
+    });
   }
 
+  size_t row_width() const override { return spec_->row_width; }
   uint64_t n_rows() const override {
     if (block_.size() == 0) return 0;
     // A row cut by a block's edge is counted by the block that holds its first element.
     const uint64_t width = spec_->row_width;
     return (block_.end + width - 1) / width - (block_.begin + width - 1) / width;
   }
-  uint64_t bytes() const override { return values_.bytes() + slot0_.bytes() + slot1_.bytes(); }
+  uint64_t bytes() const override {
+    return values_.bytes() + slot0_.bytes() + slot1_.bytes() + row_slot0_.bytes() +
+           row_slot1_.bytes();
+  }
 
   Code Check(Selection ranges) const override {
     if (ranges.size() % 2 != 0) return Code::kShapeMismatch;
     for (size_t i = 0; i < ranges.size(); i += 2) {
       if (ranges[i] < block_.begin || ranges[i] > ranges[i + 1] || ranges[i + 1] > block_.end) {
         return Code::kValueRange;
+      }
+      if (rule_->n_row_slots() > 0 && !(IsRowEdge(ranges[i]) && IsRowEdge(ranges[i + 1]))) {
+        return Code::kShapeMismatch;
       }
     }
     return Code::kOk;
@@ -65,8 +81,9 @@ class DenseShard final : public ShardData {
 
   void Push(Selection ranges, const float* gradients) override {
     ForEachRange(ranges, [&](size_t offset, size_t n) {
-      rule_->ApplyBlock(values_.data() + offset, At(slot0_, offset), At(slot1_, offset), gradients,
-                        n);
+      ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
+        rule_->ApplyBlock(rows, gradients + begin, n_rows, width);
+      });
       gradients += n;
     });
   }
@@ -74,7 +91,9 @@ class DenseShard final : public ShardData {
   void Assign(Selection ranges, const float* values) override {
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));
-      rule_->ResetState(values_.data() + offset, At(slot0_, offset), At(slot1_, offset), n);
+      ForEachRow(offset, n, [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
+        rule_->ResetState(rows, n_rows, width);
+      });
       values += n;
     });
   }
@@ -89,16 +108,55 @@ class DenseShard final : public ShardData {
     }
   }
 
-  static float* At(const PageArray<float>& slot, size_t offset) {
+  // Whether `element` begins or ends a row's part of the block.
+  bool IsRowEdge(uint64_t element) const {
+    return element == block_.begin || element == block_.end || element % spec_->row_width == 0;
+  }
+
+  // Calls work(rows, n_rows, width, begin) for stretches of rows of one width, the first of which
+  // is `begin` elements after `offset`. Whole rows make one stretch; those that an edge of the
+  // block cuts have another width. Without row slots all is one.
+  template <class Work>
+  void ForEachRow(size_t offset, size_t n, Work work) {
+    if (rule_->n_row_slots() == 0) {
+      work(At(offset), 1, n, 0);
+      return;
+    }
+    const uint64_t width = spec_->row_width;
+    for (size_t begin = 0; begin < n;) {
+      const uint64_t element = block_.begin + offset + begin;
+      const uint64_t to_row_end = width - element % width;
+      if (to_row_end == width && n - begin >= width) {
+        const size_t n_rows = (n - begin) / width;
+        work(At(offset + begin), n_rows, width, begin);
+        begin += n_rows * width;
+      } else {
+        const size_t size = std::min<uint64_t>(to_row_end, n - begin);
+        work(At(offset + begin), 1, size, begin);
+        begin += size;
+      }
+    }
+  }
+
+  RowSpan At(size_t offset) {
+    const size_t row = (block_.begin + offset) / spec_->row_width - first_row_;
+    return {values_.data() + offset, AtOrNull(slot0_, offset), AtOrNull(slot1_, offset),
+            AtOrNull(row_slot0_, row), AtOrNull(row_slot1_, row)};
+  }
+
+  static float* AtOrNull(PageArray<float>& slot, size_t offset) {
     return slot.data() == nullptr ? nullptr : slot.data() + offset;
   }
 
   const TableSpec* const spec_;
   const UpdateRule* const rule_;
   const ElementRange block_;
+  const uint64_t first_row_;  // the row of the block's first element
   PageArray<float> values_;
   PageArray<float> slot0_;
   PageArray<float> slot1_;
+  PageArray<float> row_slot0_;  // for each row of which the block has a part
+  PageArray<float> row_slot1_;
 };
 
 }  // namespace

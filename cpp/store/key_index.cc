@@ -29,6 +29,7 @@ bool KeyIndex::Erase(Key key, uint32_t* payload) {
   uint32_t* const found = Find(key);
   if (found == nullptr) return false;
   *payload = *found;
+  ++version_;
   const size_t home = HomeOf(key);
   size_t b = home;
   uint32_t match = 0;
@@ -77,6 +78,7 @@ void KeyIndex::FreeSlot(size_t b, uint32_t slot) {
 }
 
 void KeyIndex::Grow(size_t size_wanted) {
+  ++version_;
   const double slots_wanted =
       std::max(static_cast<double>(size_wanted) / kLoadMax,
                static_cast<double>(n_buckets_ * kBucketSlots) * kGrowthFactor);
@@ -84,6 +86,7 @@ void KeyIndex::Grow(size_t size_wanted) {
   size_t n_buckets = static_cast<size_t>(slots_wanted / kBucketSlots) + 1;
   n_buckets = (n_buckets + page_buckets - 1) / page_buckets * page_buckets;  // whole pages
 
+  FASTPS_CHECK(n_buckets <= ~uint32_t{0} / kPlacesPerBucket);
   PageArray<Bucket> old = std::exchange(buckets_, PageArray<Bucket>(pool_, n_buckets));
   const size_t n_old = std::exchange(n_buckets_, n_buckets);
   std::memset(static_cast<void*>(buckets_.data()), 0, n_buckets * sizeof(Bucket));

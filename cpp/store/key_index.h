@@ -52,6 +52,19 @@ class KeyIndex {
   // Removes `key`; false when it is absent. `payload` gets what it had.
   bool Erase(Key key, uint32_t* payload);
 
+  // Where a payload stands, as a number that holds while version() stays: it changes whenever a
+  // payload moves or goes.
+  uint32_t PlaceOf(const uint32_t* payload) const {
+    const size_t offset = static_cast<size_t>(reinterpret_cast<const char*>(payload) -
+                                              reinterpret_cast<const char*>(buckets_.data()));
+    const size_t slot = (offset % sizeof(Bucket) - offsetof(Bucket, payloads)) / sizeof(uint32_t);
+    return static_cast<uint32_t>(offset / sizeof(Bucket) * kPlacesPerBucket + slot);
+  }
+  uint32_t* At(uint32_t place) {
+    return &buckets_[place / kPlacesPerBucket].payloads[place % kPlacesPerBucket];
+  }
+  uint64_t version() const { return version_; }
+
   // Where `key` stands in the order of a scan. A scan that goes on from a position meets each key
   // that stayed exactly once, whatever was added, removed or grown in between.
   static uint64_t PositionOf(Key key) { return MixKey(key) * kSpread; }
@@ -72,6 +85,7 @@ class KeyIndex {
   // lower ones are spread upward.
   static constexpr uint64_t kSpread = 0x9e3779b97f4a7c15u;
 
+  static constexpr uint32_t kPlacesPerBucket = 8;  // a power of two, so that At needs no division
   static constexpr uint16_t kOverflowSticky = 0xffff;
   static constexpr uint8_t kAllUsed = (1u << kBucketSlots) - 1;
 
@@ -110,6 +124,7 @@ class KeyIndex {
   size_t n_buckets_ = 0;
   size_t size_ = 0;
   size_t size_max_ = 0;  // size_ <= size_max_ <= kLoadMax * slots
+  uint64_t version_ = 0;
 };
 
 template <class Visit>

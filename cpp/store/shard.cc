@@ -18,11 +18,15 @@ void Shard::SessionRecord::Remember(Sequence sequence, const WriteResult& result
 
 WriteResult Shard::Apply(const Write& write) {
   MutexLock lock(mutex_);
-  if (write.sequence == Sequence(0)) return Execute(write);
+  if (write.sequence == Sequence(0)) return Execute(write);  // embedded
   SessionRecord& record = sessions_[write.session];
   if (write.sequence <= record.last) return record.AnswerOf(write.sequence);
   const Sequence wanted(record.last.value + 1);
   if (write.sequence > wanted) return {Code::kGap, wanted.value};
+  const KeySetUse& key_set = write.key_set;
+  if (key_set.n_omitted > 0 && !data_->Knows(key_set.ref, key_set.n_omitted)) {
+    return {Code::kNeedKeys, 0};
+  }
   const WriteResult result = Execute(write);
   record.last = write.sequence;
   record.Remember(write.sequence, result);
@@ -30,6 +34,7 @@ WriteResult Shard::Apply(const Write& write) {
 }
 
 WriteResult Shard::Execute(const Write& write) {
+  if (write.key_set.n_omitted > 0) return PushKnown(write);
   if (const Code code = data_->Check(write.selection); code != Code::kOk) return {code, 0};
   if (write.kind == Write::Kind::kRemove) {
     if (!data_->is_sparse()) return {Code::kShapeMismatch, 0};
@@ -43,17 +48,51 @@ WriteResult Shard::Execute(const Write& write) {
     return {Code::kValueRange, 0};
   }
   ++apply_index_.value;
-  if (write.kind == Write::Kind::kPush) {
-    data_->Push(write.selection, write.values.data());
-  } else {
+  if (write.kind == Write::Kind::kAssign) {
     data_->Assign(write.selection, write.values.data());
+    return {};
   }
-  return {};
+  data_->Push(write.selection, write.values.data());
+  const bool wanted = write.key_set.ref.part != 0;
+  return {Code::kOk, 0, wanted && data_->Remember(write.key_set.ref, write.selection)};
 }
 
-void Shard::Pull(Selection selection, float* values) {
+WriteResult Shard::PushKnown(const Write& write) {
+  const KeySetUse& key_set = write.key_set;
+  if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys, 0};
+  if (write.values.size() != key_set.n_omitted * data_->row_width()) {
+    return {Code::kShapeMismatch, 0};
+  }
+  if (!AllFinite(ActiveKernels(), write.values.data(), write.values.size())) {
+    return {Code::kValueRange, 0};
+  }
+  ++apply_index_.value;
+  data_->PushKnown(key_set.ref, write.values.data());
+  return {Code::kOk, 0, true};
+}
+
+Code Shard::CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values) {
+  if (key_set.n_omitted > 0) {
+    MutexLock lock(mutex_);
+    if (!data_->Knows(key_set.ref, key_set.n_omitted)) return Code::kNeedKeys;
+    *n_values = key_set.n_omitted * data_->row_width();
+    return Code::kOk;
+  }
+  // A dense block's shape and a sparse row's width never change, so the lock is not needed.
+  if (const Code code = data_->Check(selection); code != Code::kOk) return code;
+  *n_values = data_->ValueCount(selection);
+  return Code::kOk;
+}
+
+PullResult Shard::Pull(Selection selection, const KeySetUse& key_set, float* values) {
   MutexLock lock(mutex_);
+  if (key_set.n_omitted > 0) {
+    if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys};
+    data_->PullKnown(key_set.ref, values);
+    return {Code::kOk, true};
+  }
   data_->Pull(selection, values);
+  return {Code::kOk, key_set.ref.part != 0 && data_->Remember(key_set.ref, selection)};
 }
 
 void Shard::Contains(std::span<const Key> keys, uint8_t* flags) {

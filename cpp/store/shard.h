@@ -14,6 +14,12 @@
 
 namespace fastps {
 
+// How a call names its keys: by a key set's part, whose keys may be left out.
+struct KeySetUse {
+  KeySetRef ref;           // ref.part is 0 when no key set is used
+  uint32_t n_omitted = 0;  // how many keys were left out; 0: they are in the selection
+};
+
 // One numbered change of a shard by one session.
 struct Write {
   enum class Kind : uint8_t { kPush, kAssign, kRemove };
@@ -22,11 +28,18 @@ struct Write {
   Sequence sequence;  // 0: called in-process, where nothing is lost or repeated; not checked
   Selection selection;
   std::span<const float> values;  // push: gradients; assign: values; remove: empty
+  KeySetUse key_set;              // push only
 };
 
 struct WriteResult {
   Code code = Code::kOk;
-  uint64_t detail = 0;  // remove: rows removed; kGap: the sequence wanted
+  uint64_t detail = 0;      // remove: rows removed; kGap: the sequence wanted
+  bool remembered = false;  // the keys may be left out next time
+};
+
+struct PullResult {
+  Code code = Code::kOk;
+  bool remembered = false;
 };
 
 class Shard {
@@ -34,17 +47,18 @@ class Shard {
   explicit Shard(std::unique_ptr<ShardData> data) : data_(std::move(data)) {}
 
   // Applies `write` if its sequence is the session's next. An older one gives the answer it got
-  // when it was applied, a newer one kGap. A write that does not fit the shard uses its sequence
-  // and changes nothing.
+  // when it was applied, a newer one kGap, and one whose left-out keys are not known kNeedKeys,
+  // which uses no sequence. A write that does not fit the shard uses its sequence and changes
+  // nothing.
   WriteResult Apply(const Write& write);
 
-  // Reads: Check, then ValueCount floats, then Pull, all about the same selection. A dense block's
-  // shape and a sparse row's width never change, so the three need not be one step.
-  Code Check(Selection selection) const { return data_->Check(selection); }
-  size_t ValueCount(Selection selection) const { return data_->ValueCount(selection); }
+  // How many floats a pull gives: kOk, or why it cannot be.
+  Code CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values);
   bool is_sparse() const { return data_->is_sparse(); }
 
-  void Pull(Selection selection, float* values);
+  // kOk, or kNeedKeys when left-out keys are not known.
+  // Requires: CountValues gave kOk before, and `values` has room for as many floats.
+  PullResult Pull(Selection selection, const KeySetUse& key_set, float* values);
   void Contains(std::span<const Key> keys, uint8_t* flags);
   void Scan(uint64_t position, size_t n_max, ScanBatch* batch);
 
@@ -60,6 +74,7 @@ class Shard {
   void ForgetSessions(IsLive is_live) {
     MutexLock lock(mutex_);
     std::erase_if(sessions_, [&](const auto& entry) { return !is_live(entry.first); });
+    data_->ForgetKeySets(is_live);
   }
 
  private:
@@ -74,6 +89,7 @@ class Shard {
   };
 
   WriteResult Execute(const Write& write) FASTPS_REQUIRES(mutex_);
+  WriteResult PushKnown(const Write& write) FASTPS_REQUIRES(mutex_);
 
   Mutex mutex_;
   const std::unique_ptr<ShardData> data_;  // its contents are guarded by mutex_

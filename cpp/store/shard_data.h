@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "routing/cluster_map.h"
 #include "routing/table_spec.h"
 #include "rules/update_rule.h"
+#include "store/key_set_memory.h"
 #include "store/page_pool.h"
 
 namespace fastps {
@@ -34,6 +36,7 @@ class ShardData {
 
   // kOk when the selection fits this shard, else kShapeMismatch or kValueRange.
   virtual Code Check(Selection selection) const = 0;
+  virtual size_t row_width() const = 0;
   // How many floats the selection spans here. Requires: Check gave kOk.
   virtual size_t ValueCount(Selection selection) const = 0;
 
@@ -50,6 +53,15 @@ class ShardData {
   virtual void Contains(std::span<const Key>, uint8_t*) {}
   virtual uint64_t Remove(std::span<const Key>) { return 0; }
   virtual void Scan(uint64_t, size_t, ScanBatch*) {}
+
+  // Key sets, sparse tables only: see KeySetMemory. Knows says whether the places of `n_keys` keys
+  // are known under `ref`; PullKnown and PushKnown require that. Remember is given the keys after
+  // they were pulled or pushed, and returns whether they are known from now on.
+  virtual bool Knows(const KeySetRef&, size_t /*n_keys*/) { return false; }
+  virtual void PullKnown(const KeySetRef&, float*) {}
+  virtual void PushKnown(const KeySetRef&, const float*) {}
+  virtual bool Remember(const KeySetRef&, Selection) { return false; }
+  virtual void ForgetKeySets(const std::function<bool(SessionId)>& /*is_live*/) {}
 
   virtual uint64_t n_rows() const = 0;
   virtual uint64_t bytes() const = 0;

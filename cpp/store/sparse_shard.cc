@@ -1,12 +1,13 @@
-// Sparse shards: an index from key to row, and rows of [value | slots]. A row of one float lives
-// inside the index itself. Batches are worked in blocks: the index lines of the next block are
-// fetched while the rows of this one are computed on.
+// Sparse shards: an index from key to row, and rows of [value | slots | row slots]. A row of one
+// float lives inside the index itself. Batches are worked in blocks: the index lines of the next
+// block are fetched while the rows of this one are computed on.
 #include <algorithm>
 #include <array>
 #include <cstring>
 
 #include "rules/initializer.h"
 #include "store/key_index.h"
+#include "store/key_set_memory.h"
 #include "store/row_arena.h"
 #include "store/shard_data.h"
 
@@ -14,6 +15,8 @@ namespace fastps {
 namespace {
 
 constexpr size_t kBlockKeys = 32;
+// A shard remembers places for as many keys as it has rows, and for this many at least.
+constexpr size_t kKnownPlacesMin = 65536;
 
 class SparseShard final : public ShardData {
  public:
@@ -21,14 +24,15 @@ class SparseShard final : public ShardData {
       : spec_(spec),
         rule_(rule),
         width_(spec->row_width),
-        row_floats_(width_ * (1 + rule->n_slots())),
+        row_floats_(rule->row_floats(width_)),
         inline_rows_(row_floats_ == 1),
         index_(pool),
         arena_(pool, row_floats_) {}
 
   bool is_sparse() const override { return true; }
+  size_t row_width() const override { return width_; }
   uint64_t n_rows() const override { return index_.size(); }
-  uint64_t bytes() const override { return index_.bytes() + arena_.bytes(); }
+  uint64_t bytes() const override { return index_.bytes() + arena_.bytes() + key_sets_.bytes(); }
 
   Code Check(Selection) const override { return Code::kOk; }
   size_t ValueCount(Selection keys) const override { return keys.size() * width_; }
@@ -80,8 +84,43 @@ class SparseShard final : public ShardData {
       if (!index_.Erase(key, &payload)) continue;
       if (!inline_rows_) arena_.Free(payload);
       ++removed;
+      ++n_removed_ever_;
     }
     return removed;
+  }
+
+  bool Knows(const KeySetRef& ref, size_t n_keys) override {
+    const KeySetMemory::Places* const places = key_sets_.Recall(ref, PlacesVersion());
+    return places != nullptr && places->size() == n_keys;
+  }
+
+  void PullKnown(const KeySetRef& ref, float* values) override {
+    ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
+      for (size_t i = 0; i < n; ++i) CopyValue(rows[i], values + (begin + i) * width_);
+    });
+  }
+
+  void PushKnown(const KeySetRef& ref, const float* gradients) override {
+    ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
+      rule_->ApplyRows(rows, gradients + begin * width_, n, width_);
+    });
+  }
+
+  bool Remember(const KeySetRef& ref, Selection keys) override {
+    KeySetMemory::Places places;
+    places.reserve(keys.size());
+    for (const Key key : keys) {
+      const uint32_t* const payload = index_.Find(key);
+      // A key that is absent now may come later: such a list is never remembered.
+      if (payload == nullptr) return false;
+      places.push_back(inline_rows_ ? index_.PlaceOf(payload) : *payload);
+    }
+    return key_sets_.Remember(ref, PlacesVersion(), std::move(places),
+                              std::max(index_.size(), kKnownPlacesMin));
+  }
+
+  void ForgetKeySets(const std::function<bool(SessionId)>& is_live) override {
+    key_sets_.ForgetSessions(is_live);
   }
 
   void Scan(uint64_t position, size_t n_max, ScanBatch* batch) override {
@@ -103,6 +142,36 @@ class SparseShard final : public ShardData {
       const size_t next_end = std::min(end + kBlockKeys, keys.size());
       for (size_t i = end; i < next_end; ++i) index_.Prefetch(keys[i]);
       work(begin, end - begin);
+    }
+  }
+
+  // Rows in the arena keep their numbers until they are removed; rows inside the index also move
+  // when it grows.
+  uint64_t PlacesVersion() const { return inline_rows_ ? index_.version() : n_removed_ever_; }
+
+  float* RowAt(uint32_t place) {
+    return inline_rows_ ? reinterpret_cast<float*>(index_.At(place)) : arena_.Row(place);
+  }
+
+  // Calls work(rows, begin, n) for blocks of the known rows, having fetched each block before.
+  // Requires: Knows(ref).
+  template <class Work>
+  void ForEachKnownBlock(const KeySetRef& ref, Work work) {
+    const KeySetMemory::Places& places = *key_sets_.Recall(ref, PlacesVersion());
+    std::array<float*, kBlockKeys> rows[2];
+    const auto fetch = [&](size_t begin, std::array<float*, kBlockKeys>* block) {
+      const size_t n = std::min(kBlockKeys, places.size() - begin);
+      for (size_t i = 0; i < n; ++i) {
+        (*block)[i] = RowAt(places[begin + i]);
+        PrefetchRow((*block)[i]);
+      }
+    };
+    if (!places.empty()) fetch(0, &rows[0]);
+    for (size_t begin = 0; begin < places.size(); begin += kBlockKeys) {
+      const size_t next = begin + kBlockKeys;
+      if (next < places.size()) fetch(next, &rows[next / kBlockKeys % 2]);
+      const size_t n = std::min(kBlockKeys, places.size() - begin);
+      work(rows[begin / kBlockKeys % 2].data(), begin, n);
     }
   }
 
@@ -156,7 +225,8 @@ class SparseShard final : public ShardData {
   }
 
   void ResetState(float* row) const {
-    rule_->ResetState(row, row + width_, row + 2 * width_, width_);
+    float* const row_slots = row + width_ * (1 + rule_->n_slots());
+    rule_->ResetState({row, row + width_, row + 2 * width_, row_slots, row_slots + 1}, 1, width_);
   }
 
   const TableSpec* const spec_;
@@ -166,6 +236,8 @@ class SparseShard final : public ShardData {
   const bool inline_rows_;
   KeyIndex index_;
   RowArena arena_;
+  uint64_t n_removed_ever_ = 0;
+  KeySetMemory key_sets_;
 };
 
 }  // namespace

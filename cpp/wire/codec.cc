@@ -9,13 +9,15 @@ namespace {
 
 constexpr uint32_t kMagic = 0x31535046;  // "FPS1" in memory
 constexpr uint16_t kFormatVersion = 1;
+// Header flag of a request: the head ends with the signature of its key set.
+constexpr uint8_t kHasKeySet = 1;
 
 // The layouts of FORMAT.md: little-endian, no padding.
 struct RequestHeader {
   uint32_t magic;
   uint16_t format_version;
   uint8_t op;
-  uint8_t reserved;
+  uint8_t flags;
   uint64_t cluster_id;
   uint32_t epoch;
   uint32_t incarnation;
@@ -58,9 +60,11 @@ void EncodeHead(const Header& header, std::span<const Part> parts, std::vector<s
 
 Status Malformed(const char* what) { return Status(Code::kMalformed, what); }
 
-// Reads the header and checks the part list's length, the same way for both directions.
+// Reads the header and the part list, the same way for both directions. `trailer` gets what follows
+// them in the frame.
 template <class Header, class Part>
-Status DecodeHead(std::span<const Bytes> frames, Header* header, std::vector<Part>* parts) {
+Status DecodeHead(std::span<const Bytes> frames, Header* header, std::vector<Part>* parts,
+                  Bytes* trailer) {
   if (frames.empty() || frames.size() > kFramesMax) return Malformed("wrong number of frames");
   const Bytes head = frames[0];
   if (head.size() < sizeof(Header)) return Malformed("header too short");
@@ -68,10 +72,10 @@ Status DecodeHead(std::span<const Bytes> frames, Header* header, std::vector<Par
   if (header->magic != kMagic) return Malformed("not a fastps message");
   if (header->format_version != kFormatVersion) return Malformed("another format version");
   if (header->n_parts > limits::kShardsPerTableMax) return Malformed("too many parts");
-  const Bytes part_bytes = head.subspan(sizeof(Header));
-  if (part_bytes.size() != size_t{header->n_parts} * sizeof(Part)) {
-    return Malformed("part list and its count differ");
-  }
+  const size_t part_bytes_wanted = size_t{header->n_parts} * sizeof(Part);
+  if (head.size() - sizeof(Header) < part_bytes_wanted) return Malformed("part list cut short");
+  const Bytes part_bytes = head.subspan(sizeof(Header), part_bytes_wanted);
+  *trailer = head.subspan(sizeof(Header) + part_bytes_wanted);
   parts->resize(header->n_parts);
   if (!part_bytes.empty()) std::memcpy(parts->data(), part_bytes.data(), part_bytes.size());
   return {};
@@ -104,7 +108,7 @@ void EncodeRequestHead(const Request& request, std::vector<std::byte>* head) {
       .magic = kMagic,
       .format_version = kFormatVersion,
       .op = static_cast<uint8_t>(request.op),
-      .reserved = 0,
+      .flags = request.key_set.empty() ? uint8_t{0} : kHasKeySet,
       .cluster_id = request.stamp.cluster_id.value,
       .epoch = request.stamp.epoch.value,
       .incarnation = request.stamp.incarnation.value,
@@ -119,6 +123,10 @@ void EncodeRequestHead(const Request& request, std::vector<std::byte>* head) {
       .n_values = static_cast<uint32_t>(request.values.size()),
   };
   EncodeHead(header, request.parts, head);
+  if (!request.key_set.empty()) {
+    const Bytes signature = std::as_bytes(std::span(request.key_set.bits));
+    head->insert(head->end(), signature.begin(), signature.end());
+  }
 }
 
 void EncodeReplyHead(const OwnedReply& reply, std::vector<std::byte>* head) {
@@ -152,7 +160,10 @@ std::span<const T> Decoder::Aligned(Bytes bytes, std::vector<T>* copy) {
 
 Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
   RequestHeader header;
-  if (Status status = DecodeHead(frames, &header, &part_headers_); !status.ok()) return status;
+  Bytes trailer;
+  if (Status status = DecodeHead(frames, &header, &part_headers_, &trailer); !status.ok()) {
+    return status;
+  }
   if (header.op < static_cast<uint8_t>(Op::kPull) || header.op > static_cast<uint8_t>(Op::kStats)) {
     return Malformed("unknown operation");
   }
@@ -163,8 +174,20 @@ Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
     return Malformed("counts of the parts and of the header differ");
   }
   if (!CarriesValues(op) && header.n_values != 0) return Malformed("values where none belong");
+  const bool has_key_set = (header.flags & kHasKeySet) != 0;
+  request->key_set = {};
+  if (trailer.size() != (has_key_set ? sizeof(KeySetSignature) : 0)) {
+    return Malformed("bytes after the part list");
+  }
+  if (has_key_set) std::memcpy(&request->key_set.bits, trailer.data(), trailer.size());
   for (const PartHeader& part : parts) {
     if (IsWrite(op) && part.sequence.value == 0) return Malformed("a write without a sequence");
+    if (part.set_part != 0 && (!has_key_set || (op != Op::kPull && op != Op::kPush))) {
+      return Malformed("a part of a key set where none is");
+    }
+    if (part.n_omitted != 0 && (part.set_part == 0 || part.n_keys != 0)) {
+      return Malformed("keys left out that no key set has");
+    }
   }
   size_t next = 1;
   Bytes keys, values;
@@ -189,7 +212,11 @@ Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
 
 Status Decoder::DecodeReply(std::span<const Bytes> frames, Reply* reply) {
   ReplyHeader header;
-  if (Status status = DecodeHead(frames, &header, &part_results_); !status.ok()) return status;
+  Bytes trailer;
+  if (Status status = DecodeHead(frames, &header, &part_results_, &trailer); !status.ok()) {
+    return status;
+  }
+  if (!trailer.empty()) return Malformed("bytes after the part list");
   const std::span<const PartResult> parts = part_results_;
   if (!CountsAgree(parts, header.n_keys, header.n_values)) {
     return Malformed("counts of the parts and of the header differ");

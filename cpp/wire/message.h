@@ -62,10 +62,11 @@ struct Stamp {
 struct PartHeader {
   ShardId shard;
   ViewNumber view;
-  Sequence sequence;      // writes over sockets: from 1; reads and embedded calls: 0
-  uint32_t n_keys = 0;    // sparse: keys; dense: begin and end of each element range
-  uint32_t n_values = 0;  // floats
-  uint64_t reserved = 0;
+  Sequence sequence;       // writes over sockets: from 1; reads and embedded calls: 0
+  uint32_t n_keys = 0;     // sparse: keys; dense: begin and end of each element range
+  uint32_t n_values = 0;   // floats
+  uint32_t set_part = 0;   // which part of the request's key set this is, from 1; 0: of none
+  uint32_t n_omitted = 0;  // keys left out because the server knows them; n_keys is 0 then
 };
 static_assert(sizeof(PartHeader) == 32);
 
@@ -76,7 +77,8 @@ struct Request {
   TableId table;
   SessionId session;
   RequestId request_id;
-  uint64_t argument = 0;  // scan: rows at most
+  uint64_t argument = 0;    // scan: rows at most
+  KeySetSignature key_set;  // empty: none
   std::span<const PartHeader> parts;
   std::span<const Key> keys;
   std::span<const float> values;
@@ -84,8 +86,9 @@ struct Request {
 
 struct PartResult {
   ShardId shard;
-  uint8_t code = 0;  // a Code
-  uint8_t reserved[3] = {};
+  uint8_t code = 0;        // a Code
+  uint8_t remembered = 0;  // 1: the keys of this part of the key set may be left out
+  uint8_t reserved[2] = {};
   uint32_t n_keys = 0;    // of this part, in the reply's keys
   uint32_t n_values = 0;  // of this part, in the reply's values
   uint64_t detail = 0;    // remove: rows removed; scan: the next cursor; gap: the sequence wanted

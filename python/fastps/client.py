@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -359,6 +360,12 @@ class Client:
             self._cluster.leave()
         else:
             self._control.close()
+
+    def __del__(self) -> None:
+        # Dropped without close(), as a file may be: what it pushed is flushed all the same.
+        if not getattr(self, "_closed", True):
+            with contextlib.suppress(FastPSError):
+                self.close()
 
     def __enter__(self) -> Client:
         return self

@@ -12,7 +12,7 @@ from fastps import _core
 from fastps.arguments import not_there_yet
 from fastps.errors import ConfigError, ShapeError
 from fastps.futures import Future
-from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_rows, as_values
+from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
 
 if TYPE_CHECKING:
     from fastps.client import Client
@@ -117,13 +117,13 @@ class SparseTable(_Table):
         ndarray of float32, shape keys.shape + row_shape
             Fresh, writable, C-contiguous.
         """
-        flat, shape = as_keys(keys)
+        flat, shape = as_prepared(keys)
         seconds = self._client._timeouts(timeout, gate_timeout)
         return self._shaped(self._core().pull(self._id, flat, seconds), shape)
 
     def pull_async(self, keys: Any) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
-        flat, shape = as_keys(keys)
+        flat, shape = as_prepared(keys)
         seconds = self._client._timeout(None)
         ticket = self._core().pull_async(self._id, flat, seconds)
         return Future(ticket, lambda rows: self._shaped(rows, shape), seconds)
@@ -156,13 +156,13 @@ class SparseTable(_Table):
         FastPSTimeoutError
             The outcome is unknown and `Client.flush` settles it: do not push again.
         """
-        flat, values = self._checked(keys, gradients, "gradients")
+        flat, values = self._prepared(keys, gradients, "gradients")
         seconds = self._client._timeouts(timeout, gate_timeout)
         self._core().push(self._id, flat, values, seconds)
 
     def push_async(self, keys: Any, gradients: npt.ArrayLike) -> Future[None]:
         """Start a push; both arrays may be changed once this returns. Errors as for `push`."""
-        flat, values = self._checked(keys, gradients, "gradients")
+        flat, values = self._prepared(keys, gradients, "gradients")
         seconds = self._client._timeout(None)
         ticket = self._core().push_async(self._id, flat, values, seconds)
         return Future(ticket, lambda nothing: nothing, seconds)
@@ -256,10 +256,19 @@ class SparseTable(_Table):
     def _shaped(self, rows: FloatArray, keys_shape: Shape) -> FloatArray:
         return rows.reshape(keys_shape + self._shape)
 
+    def _prepared(
+        self, keys: Any, values: npt.ArrayLike, what: str
+    ) -> tuple[KeyArray | _core.KeySet, FloatArray]:
+        prepared, shape = as_prepared(keys)
+        return prepared, self._values(shape, values, what)
+
     def _checked(self, keys: Any, values: npt.ArrayLike, what: str) -> tuple[KeyArray, FloatArray]:
         flat, shape = as_keys(keys)
+        return flat, self._values(shape, values, what)
+
+    def _values(self, shape: Shape, values: npt.ArrayLike, what: str) -> FloatArray:
         where = f"keys have shape {shape} and table {self.name!r} has row_shape {self._shape}"
-        return flat, as_values(values, shape + self._shape, what, where)
+        return as_values(values, shape + self._shape, what, where)
 
 
 class DenseTable(_Table):

@@ -142,7 +142,7 @@ py::list EncodeReply(const py::dict& dict) {
   for (const auto& [shard, code, n_keys, n_values, detail] :
        dict["parts"].cast<std::vector<ResultTuple>>()) {
     reply.parts.push_back(
-        {ShardId(shard), static_cast<uint8_t>(code), {}, n_keys, n_values, detail});
+        {ShardId(shard), static_cast<uint8_t>(code), 0, {}, n_keys, n_values, detail});
   }
   reply.keys = BufferOf(SpanOf(dict["keys"].cast<KeyArray>()), *pool);
   reply.values = BufferOf(SpanOf(dict["values"].cast<FloatArray>()), *pool);

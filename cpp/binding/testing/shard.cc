@@ -49,16 +49,24 @@ class ShardUnderTest {
   std::pair<int, uint64_t> Apply(const std::string& kind, const KeyArray& selection,
                                  const std::optional<FloatArray>& values, uint64_t session,
                                  uint64_t sequence) {
-    const WriteResult result =
-        shard_->Apply({KindOf(kind), SessionId(session), Sequence(sequence), SpanOf(selection),
-                       values ? SpanOf(*values) : std::span<const float>()});
+    const WriteResult result = shard_->Apply({KindOf(kind),
+                                              SessionId(session),
+                                              Sequence(sequence),
+                                              SpanOf(selection),
+                                              values ? SpanOf(*values) : std::span<const float>(),
+                                              {}});
     return {Number(result.code), result.detail};
   }
-  int Check(const KeyArray& selection) const { return Number(shard_->Check(SpanOf(selection))); }
+  int Check(const KeyArray& selection) {
+    size_t n_values = 0;
+    return Number(shard_->CountValues(SpanOf(selection), {}, &n_values));
+  }
   FloatArray Pull(const KeyArray& selection) {
-    Require(shard_->Check(SpanOf(selection)) == Code::kOk, "the selection does not fit");
-    FloatArray values(static_cast<py::ssize_t>(shard_->ValueCount(SpanOf(selection))));
-    shard_->Pull(SpanOf(selection), values.mutable_data());
+    size_t n_values = 0;
+    Require(shard_->CountValues(SpanOf(selection), {}, &n_values) == Code::kOk,
+            "the selection does not fit");
+    FloatArray values(static_cast<py::ssize_t>(n_values));
+    shard_->Pull(SpanOf(selection), {}, values.mutable_data());
     return values;
   }
   FlagArray Contains(const KeyArray& keys) {
@@ -81,7 +89,7 @@ class ShardUnderTest {
     shard_->ForgetSessions([&](SessionId session) { return sessions.contains(session.value); });
   }
 
-  const Shard& shard() const { return *shard_; }
+  Shard& shard() { return *shard_; }
 
  private:
   const TableSpec spec_;
@@ -101,12 +109,13 @@ void BindShard(py::module_& m) {
       .def("check", &ShardUnderTest::Check, py::arg("selection"))
       .def(
           "value_count",
-          [](const ShardUnderTest& s, const KeyArray& selection) {
-            return s.shard().ValueCount(SpanOf(selection));
+          [](ShardUnderTest& s, const KeyArray& selection) {
+            size_t n_values = 0;
+            (void)s.shard().CountValues(SpanOf(selection), {}, &n_values);
+            return n_values;
           },
           py::arg("selection"))
-      .def_property_readonly("is_sparse",
-                             [](const ShardUnderTest& s) { return s.shard().is_sparse(); })
+      .def_property_readonly("is_sparse", [](ShardUnderTest& s) { return s.shard().is_sparse(); })
       .def("pull", &ShardUnderTest::Pull, py::arg("selection"))
       .def("contains", &ShardUnderTest::Contains, py::arg("keys"))
       .def("scan", &ShardUnderTest::Scan, py::arg("position"), py::arg("n_goal"),

@@ -1,0 +1,34 @@
+#include "client/key_set.h"
+
+namespace fastps {
+
+KeySetState::KeySetState(KeySetSignature signature, std::shared_ptr<const ShardPlan> plan,
+                         std::shared_ptr<const Batch> batch)
+    : signature_(signature),
+      plan_(std::move(plan)),
+      batch_(std::move(batch)),
+      known_(batch_->messages().size()) {
+  uint32_t next_part = 1;
+  for (const PlannedMessage& message : batch_->messages()) {
+    first_parts_.push_back(next_part);
+    next_part += static_cast<uint32_t>(message.parts.size());
+  }
+}
+
+void KeySetState::SetForgotten(size_t message) {
+  known_[message].store(false, std::memory_order_relaxed);
+  n_forgotten_.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::shared_ptr<KeySetState> KeySet::StateOn(const std::shared_ptr<const ShardPlan>& plan,
+                                             BufferPool& buffers, Status* status) {
+  MutexLock lock(mutex_);
+  std::shared_ptr<KeySetState>& state = states_[plan->spec().id];
+  if (state != nullptr && state->plan() == plan) return state;
+  std::shared_ptr<const Batch> batch = MakeKeyBatch(*plan, keys_, buffers, status);
+  if (batch == nullptr) return nullptr;
+  state = std::make_shared<KeySetState>(signature_, plan, std::move(batch));
+  return state;
+}
+
+}  // namespace fastps
