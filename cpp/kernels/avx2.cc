@@ -1,21 +1,24 @@
 // The loops for CPUs with AVX2. Only this file is compiled with -mavx2 (see cpp/CMakeLists.txt),
 // and it defines no symbol but the table.
+#include <immintrin.h>
+
 #include "kernels/kernels.h"
 
 namespace fastps::avx2 {
 namespace {
+#include "kernels/vectors-inl.h"
+
+constexpr size_t kLanes = 8;
+constexpr size_t kColumnLanes = 8;
+constexpr bool kMasks = false;
+
+inline Vector<4> Sqrt(Vector<4> x) { return _mm_sqrt_ps(x); }
+inline Vector<8> Sqrt(Vector<8> x) { return _mm256_sqrt_ps(x); }
+
 #include "kernels/loops-inl.h"
 }  // namespace
 
 extern const Kernels kKernels;
-constinit const Kernels kKernels = {
-    .name = "avx2",
-    .accumulate = kLoops<AccumulateStep>,
-    .sgd = kLoops<SgdStep>,
-    .adagrad = kLoops<AdagradStep>,
-    .ftrl = kLoops<FtrlStep>,
-    .add = &Add,
-    .all_within = &AllWithin,
-};
+constinit const Kernels kKernels = MakeTable("avx2");
 
 }  // namespace fastps::avx2

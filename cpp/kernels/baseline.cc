@@ -3,18 +3,20 @@
 
 namespace fastps::baseline {
 namespace {
+#include "kernels/vectors-inl.h"
+
+constexpr size_t kLanes = 4;
+constexpr size_t kColumnLanes = 4;
+constexpr bool kMasks = false;
+
+inline Vector<4> Sqrt(Vector<4> x) {
+  return Vector<4>{Sqrt(x[0]), Sqrt(x[1]), Sqrt(x[2]), Sqrt(x[3])};
+}
+
 #include "kernels/loops-inl.h"
 }  // namespace
 
 extern const Kernels kKernels;
-constinit const Kernels kKernels = {
-    .name = "baseline",
-    .accumulate = kLoops<AccumulateStep>,
-    .sgd = kLoops<SgdStep>,
-    .adagrad = kLoops<AdagradStep>,
-    .ftrl = kLoops<FtrlStep>,
-    .add = &Add,
-    .all_within = &AllWithin,
-};
+constinit const Kernels kKernels = MakeTable("baseline");
 
 }  // namespace fastps::baseline

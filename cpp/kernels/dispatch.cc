@@ -12,15 +12,24 @@ extern const Kernels kKernels;
 namespace avx2 {
 extern const Kernels kKernels;
 }
+namespace avx512 {
+extern const Kernels kKernels;
+}
 
 namespace {
 
 // Slowest first.
-constexpr std::array<const Kernels*, 2> kCompiled = {&baseline::kKernels, &avx2::kKernels};
+constexpr std::array<const Kernels*, 3> kCompiled = {&baseline::kKernels, &avx2::kKernels,
+                                                     &avx512::kKernels};
 
 // How many of kCompiled, from the front, this CPU can run. The builtin asks the operating system's
 // support of the wide registers as well.
-size_t CountRunnable() { return __builtin_cpu_supports("avx2") ? 2 : 1; }
+size_t CountRunnable() {
+  if (!__builtin_cpu_supports("avx2")) return 1;
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+  return avx512 ? 3 : 2;
+}
 
 // Null until ForceKernels is called.
 constinit std::atomic<const Kernels*> forced{nullptr};

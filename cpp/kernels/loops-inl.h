@@ -1,75 +1,106 @@
-// The element-wise loops, each written once. Every target's file includes this text inside its own
-// unnamed namespace, after kernels.h, and compiles it for its own instructions.
+// The loops, each written once. Every target's file includes this text inside its own unnamed
+// namespace, after kernels.h, vectors-inl.h and what the target adds to it (see baseline.cc), and
+// compiles it for its own instructions.
 //
 // Plain C and builtins only: an inline function of std, compiled here for AVX2, could be the copy
 // that the linker keeps for the whole program, and crash an older CPU.
 //
-// Each Step is the float32 operation order that the docstrings of optimizers.py promise.
+// A target defines: kLanes, the floats of its vectors; Sqrt of each size it uses; kMasks, whether
+// it can load and store a part of a vector, with LoadPart and StorePart if so.
+#include "kernels/steps-inl.h"
 
-// condition ? a : b through a mask of integers: always both are computed. With a branch around one
-// of them GCC would not turn the loop into SIMD code (a division might trap).
-inline float Choose(bool condition, float a, float b) {
-  unsigned a_bits, b_bits;
-  __builtin_memcpy(&a_bits, &a, sizeof(a));
-  __builtin_memcpy(&b_bits, &b, sizeof(b));
-  const unsigned mask = 0u - static_cast<unsigned>(condition);
-  const unsigned bits = (a_bits & mask) | (b_bits & ~mask);
-  float chosen;
-  __builtin_memcpy(&chosen, &bits, sizeof(bits));
-  return chosen;
+// What is called in loops must be inlined: the constants then stay in registers.
+#define FASTPS_INLINE inline __attribute__((always_inline))
+
+// The floats of some values. What a rule lacks is null and never read.
+struct Place {
+  float* values;
+  float* slot0;
+  float* slot1;
+};
+
+// [value | slot 0 | slot 1 | row slots], as far as the rule has them.
+template <class Rule>
+FASTPS_INLINE Place PlaceOfRow(float* row, size_t width) {
+  return {row, Rule::kSlots > 0 ? row + width : nullptr,
+          Rule::kSlots > 1 ? row + 2 * width : nullptr};
 }
 
-struct AccumulateStep {
-  static constexpr int kSlots = 0;
-  static inline void Step(const RuleConstants&, float g, float* w, float*, float*) { *w = *w + g; }
-};
-
-struct SgdStep {
-  static constexpr int kSlots = 0;
-  static inline void Step(const RuleConstants& c, float g, float* w, float*, float*) {
-    *w = *w - c.lr * g;
-  }
-};
-
-struct AdagradStep {
-  static constexpr int kSlots = 1;
-  static inline void Step(const RuleConstants& c, float g, float* w, float* sum, float*) {
-    const float s = *sum + g * g;
-    *sum = s;
-    *w = *w - c.lr * (g / (__builtin_sqrtf(s) + c.eps));
-  }
-};
-
-struct FtrlStep {
-  static constexpr int kSlots = 2;
-  static inline void Step(const RuleConstants& c, float g, float* w, float* z_slot, float* n_slot) {
-    const float n = *n_slot;
-    const float n2 = n + g * g;
-    const float root = __builtin_sqrtf(n2);
-    const float sigma = (root - __builtin_sqrtf(n)) / c.alpha;
-    const float old = *w;
-    const float z = (*z_slot + g) - sigma * old;
-    const float denominator = (c.beta + root) / c.alpha + c.l2;
-    const float solved = -(z - __builtin_copysignf(c.l1, z)) / denominator;
-    const float shrunk = Choose(__builtin_fabsf(z) <= c.l1, 0.0f, solved);
-    // A denominator of 0 (beta = l2 = 0 and no gradient seen) leaves the value as it is.
-    *w = Choose(denominator == 0.0f, old, shrunk);
-    *z_slot = z;
-    *n_slot = n2;
-  }
-};
-
-// __restrict: value, slots and gradients never overlap; without it each loop would need a check.
 template <class Rule>
-inline void UpdateSpan(float* __restrict values,           // (n,)
-                       float* __restrict slot0,            // (n,)
-                       float* __restrict slot1,            // (n,)
-                       const float* __restrict gradients,  // (n,)
-                       size_t n, const RuleConstants c) {
-  for (size_t i = 0; i < n; ++i) {
-    Rule::Step(c, gradients[i], values + i, Rule::kSlots > 0 ? slot0 + i : nullptr,
-               Rule::kSlots > 1 ? slot1 + i : nullptr);
+FASTPS_INLINE Place PlaceInBlock(const RowSpan& block, size_t offset) {
+  return {block.values + offset, Rule::kSlots > 0 ? block.slot0 + offset : nullptr,
+          Rule::kSlots > 1 ? block.slot1 + offset : nullptr};
+}
+
+// One step from `load(pointer)` to `store(pointer, F)`.
+template <class Rule, class F, class LoadF, class StoreF>
+FASTPS_INLINE void StepAt(const RuleConstants& c, const RowTerms<F>& row, const Place& place,
+                          const float* gradients, size_t i, LoadF load, StoreF store) {
+  F w = load(place.values + i);
+  F slot0 = F{}, slot1 = F{};
+  if (Rule::kSlots > 0) slot0 = load(place.slot0 + i);
+  if (Rule::kSlots > 1) slot1 = load(place.slot1 + i);
+  Rule::template Step<F>(c, row, load(gradients + i), w, slot0, slot1);
+  store(place.values + i, w);
+  if (Rule::kSlots > 0) store(place.slot0 + i, slot0);
+  if (Rule::kSlots > 1) store(place.slot1 + i, slot1);
+}
+
+template <class F>
+FASTPS_INLINE RowTerms<F> Spread(RowTerms<float> row) {
+  return {Broadcast<F>(row.step), Broadcast<F>(row.scale)};
+}
+
+template <class Rule, class F>
+FASTPS_INLINE void StepWhole(const RuleConstants& c, const RowTerms<F>& row, const Place& place,
+                             const float* gradients, size_t i) {
+  StepAt<Rule, F>(
+      c, row, place, gradients, i, [](const float* from) { return Load<F>(from); },
+      [](float* to, F vector) { Store<F>(to, vector); });
+}
+
+// The n floats from i on. Requires: n < kLanes.
+template <class Rule>
+FASTPS_INLINE void StepRest(const RuleConstants& c, RowTerms<float> row, const Place& place,
+                            const float* gradients, size_t i, size_t n) {
+  using F = Vector<4>;
+  const RowTerms<F> spread = Spread<F>(row);
+  if (n >= 4) {
+    StepWhole<Rule, F>(c, spread, place, gradients, i);
+    i += 4;
+    n -= 4;
   }
+  if (n == 1) return StepWhole<Rule, float>(c, row, place, gradients, i);
+  if (n == 0) return;
+  StepAt<Rule, F>(
+      c, spread, place, gradients, i, [n](const float* from) { return LoadFew(from, n); },
+      [n](float* to, F vector) { StoreFew(to, vector, n); });
+}
+
+// A span shorter than a vector, at once.
+template <class Rule, class F>
+FASTPS_INLINE void StepMasked(const RuleConstants& c, RowTerms<float> row, const Place& place,
+                              const float* gradients, size_t n) {
+  StepAt<Rule, F>(
+      c, Spread<F>(row), place, gradients, 0,
+      [n](const float* from) { return LoadPart(F{}, from, n); },
+      [n](float* to, F vector) { StorePart(to, vector, n); });
+}
+
+// Values that share their terms: a row, or a block of a rule without row slots.
+template <class Rule>
+FASTPS_INLINE void UpdateSpan(const RuleConstants& c, RowTerms<float> row, const Place& place,
+                              const float* gradients, size_t n) {
+  if constexpr (kMasks) {
+    // Not after whole vectors: a masked load waits for stores near it, lanes masked out included.
+    if (n <= 4) return StepMasked<Rule, Vector<4>>(c, row, place, gradients, n);
+    if (n < 8) return StepMasked<Rule, Vector<8>>(c, row, place, gradients, n);
+  }
+  using F = Vector<kLanes>;
+  const RowTerms<F> spread = Spread<F>(row);
+  size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) StepWhole<Rule, F>(c, spread, place, gradients, i);
+  StepRest<Rule>(c, row, place, gradients, i, n - i);
 }
 
 // Asks for the memory of a row that comes soon: rows lie anywhere, and the long divisions and roots
@@ -82,38 +113,193 @@ inline void PrefetchRow(const float* row, size_t row_floats) {
   for (size_t i = 0; i < n; i += kLineFloats) __builtin_prefetch(row + i, 1);
 }
 
+// Rows of one float of a rule that divides: a division of one float takes as long as one of a
+// vector, so that as many rows as fill one are worked at once.
+template <class Rule, class F>
+FASTPS_INLINE void UpdateColumn(const RuleConstants& c, float* const* rows,
+                                const float* gradients) {
+  F w = LoadColumn<F>(rows, 0);
+  F slot0 = F{}, slot1 = F{};
+  if (Rule::kSlots > 0) slot0 = LoadColumn<F>(rows, 1);
+  if (Rule::kSlots > 1) slot1 = LoadColumn<F>(rows, 2);
+  RowTerms<F> terms{};
+  if constexpr (Rule::kHasRowSlots) {
+    F row_slot0 = LoadColumn<F>(rows, 1 + Rule::kSlots);
+    F row_slot1 = LoadColumn<F>(rows, 2 + Rule::kSlots);
+    terms = Rule::template AtRow<F>(c, row_slot0, row_slot1);
+    StoreColumn<F>(rows, 1 + Rule::kSlots, row_slot0);
+    StoreColumn<F>(rows, 2 + Rule::kSlots, row_slot1);
+  }
+  Rule::template Step<F>(c, terms, Load<F>(gradients), w, slot0, slot1);
+  StoreColumn<F>(rows, 0, w);
+  if (Rule::kSlots > 0) StoreColumn<F>(rows, 1, slot0);
+  if (Rule::kSlots > 1) StoreColumn<F>(rows, 2, slot1);
+}
+
+constexpr size_t kBatchRows = 16;
+
+// The terms of up to kBatchRows rows. Their divisions, one after another, would take longer than
+// the rows themselves where these are narrow.
 template <class Rule>
-void Rows(float* const* rows, const float* gradients, size_t n_rows, size_t width,
-          const RuleConstants& constants) {
+FASTPS_INLINE void TermsOfRows(const RuleConstants& c, float* const* rows, size_t n_rows,
+                               size_t width, RowTerms<float>* terms) {
+  const size_t offset = (1 + Rule::kSlots) * width;
+  using F = Vector<kColumnLanes>;
+  size_t i = 0;
+  for (; i + kColumnLanes <= n_rows; i += kColumnLanes) {
+    F row_slot0 = LoadColumn<F>(rows + i, offset);
+    F row_slot1 = LoadColumn<F>(rows + i, offset + 1);
+    const RowTerms<F> row = Rule::template AtRow<F>(c, row_slot0, row_slot1);
+    StoreColumn<F>(rows + i, offset, row_slot0);
+    StoreColumn<F>(rows + i, offset + 1, row_slot1);
+    for (size_t j = 0; j < kColumnLanes; ++j) terms[i + j] = {row.step[j], row.scale[j]};
+  }
+  for (; i < n_rows; ++i) {
+    terms[i] = Rule::template AtRow<float>(c, rows[i][offset], rows[i][offset + 1]);
+  }
+}
+
+template <class Rule>
+inline void UpdateRowsOf(float* const* rows, const float* gradients, size_t n_rows, size_t width,
+                         const RuleConstants& constants) {
   const RuleConstants c = constants;  // a copy: no store to a row can change it
+  size_t begin = 0;
   if (width == 1) {
-    constexpr size_t kAhead = 16;
-    for (size_t i = 0; i < n_rows; ++i) {
-      // A rule without slots is so short that the CPU itself is many rows ahead.
-      if (Rule::kSlots > 0 && i + kAhead < n_rows) __builtin_prefetch(rows[i + kAhead], 1);
-      float* row = rows[i];
-      Rule::Step(c, gradients[i], row, Rule::kSlots > 0 ? row + 1 : nullptr,
-                 Rule::kSlots > 1 ? row + 2 : nullptr);
+    if constexpr (Rule::kDivides) {
+      for (; begin + kColumnLanes <= n_rows; begin += kColumnLanes) {
+        UpdateColumn<Rule, Vector<kColumnLanes>>(c, rows + begin, gradients + begin);
+      }
+    }
+    for (; begin < n_rows; ++begin) {
+      float* const row = rows[begin];
+      RowTerms<float> terms{};
+      if constexpr (Rule::kHasRowSlots) {
+        terms = Rule::template AtRow<float>(c, row[1 + Rule::kSlots], row[2 + Rule::kSlots]);
+      }
+      StepWhole<Rule, float>(c, terms, PlaceOfRow<Rule>(row, 1), gradients + begin, 0);
     }
     return;
   }
   constexpr size_t kAhead = 4;
+  const size_t row_floats = (1 + Rule::kSlots) * width + (Rule::kHasRowSlots ? 2 : 0);
+  RowTerms<float> terms[Rule::kHasRowSlots ? kBatchRows : 1];
+  if (!Rule::kHasRowSlots) terms[0] = {};
   for (size_t i = 0; i < n_rows; ++i) {
-    if (i + kAhead < n_rows) PrefetchRow(rows[i + kAhead], (1 + Rule::kSlots) * width);
-    float* row = rows[i];
-    UpdateSpan<Rule>(row, Rule::kSlots > 0 ? row + width : nullptr,
-                     Rule::kSlots > 1 ? row + 2 * width : nullptr, gradients + i * width, width, c);
+    if constexpr (Rule::kHasRowSlots) {
+      if (i % kBatchRows == 0) {
+        const size_t n = n_rows - i < kBatchRows ? n_rows - i : kBatchRows;
+        TermsOfRows<Rule>(c, rows + i, n, width, terms);
+      }
+    }
+    if (i + kAhead < n_rows) PrefetchRow(rows[i + kAhead], row_floats);
+    UpdateSpan<Rule>(c, terms[Rule::kHasRowSlots ? i % kBatchRows : 0],
+                     PlaceOfRow<Rule>(rows[i], width), gradients + i * width, width);
   }
 }
 
 template <class Rule>
-void Block(float* values, float* slot0, float* slot1, const float* gradients, size_t n,
+void Rows(float* const* rows, const float* gradients, size_t n_rows, size_t width,
+          const RuleConstants& constants) {
+  if (Rule::kDecays && constants.weight_decay != 0.0f) {
+    UpdateRowsOf<Decayed<Rule>>(rows, gradients, n_rows, width, constants);
+  } else {
+    UpdateRowsOf<Rule>(rows, gradients, n_rows, width, constants);
+  }
+}
+
+template <class Rule>
+inline void UpdateBlockOf(const RowSpan& block, const float* gradients, size_t n_rows, size_t width,
+                          const RuleConstants& constants) {
+  const RuleConstants c = constants;
+  const RowSpan b = block;
+  if constexpr (!Rule::kHasRowSlots) {
+    UpdateSpan<Rule>(c, {}, PlaceInBlock<Rule>(b, 0), gradients, n_rows * width);
+  } else {
+    using F = Vector<kLanes>;
+    size_t i = 0;
+    for (; i + kLanes <= n_rows; i += kLanes) {
+      F row_slot0 = Load<F>(b.row_slot0 + i);
+      F row_slot1 = Load<F>(b.row_slot1 + i);
+      const RowTerms<F> terms = Rule::template AtRow<F>(c, row_slot0, row_slot1);
+      Store<F>(b.row_slot0 + i, row_slot0);
+      Store<F>(b.row_slot1 + i, row_slot1);
+      if (width == 1) {
+        StepWhole<Rule, F>(c, terms, PlaceInBlock<Rule>(b, 0), gradients, i);
+        continue;
+      }
+      for (size_t j = 0; j < kLanes; ++j) {
+        const size_t offset = (i + j) * width;
+        UpdateSpan<Rule>(c, {terms.step[j], terms.scale[j]}, PlaceInBlock<Rule>(b, offset),
+                         gradients + offset, width);
+      }
+    }
+    for (; i < n_rows; ++i) {
+      const RowTerms<float> terms = Rule::template AtRow<float>(c, b.row_slot0[i], b.row_slot1[i]);
+      UpdateSpan<Rule>(c, terms, PlaceInBlock<Rule>(b, i * width), gradients + i * width, width);
+    }
+  }
+}
+
+template <class Rule>
+void Block(const RowSpan& block, const float* gradients, size_t n_rows, size_t width,
            const RuleConstants& constants) {
-  UpdateSpan<Rule>(values, slot0, slot1, gradients, n, constants);
+  if (Rule::kDecays && constants.weight_decay != 0.0f) {
+    UpdateBlockOf<Decayed<Rule>>(block, gradients, n_rows, width, constants);
+  } else {
+    UpdateBlockOf<Rule>(block, gradients, n_rows, width, constants);
+  }
 }
 
 inline void Add(float* __restrict sums, const float* __restrict addends, size_t n) {
   for (size_t i = 0; i < n; ++i) sums[i] = sums[i] + addends[i];
+}
+
+// Four addends in one pass over the sums.
+inline void AddFour(float* __restrict sums, const float* __restrict a, const float* __restrict b,
+                    const float* __restrict c, const float* __restrict d, size_t n) {
+  for (size_t i = 0; i < n; ++i) sums[i] = (((sums[i] + a[i]) + b[i]) + c[i]) + d[i];
+}
+
+inline void SumOfTwo(float* __restrict sums, const float* __restrict a, const float* __restrict b,
+                     size_t n) {
+  for (size_t i = 0; i < n; ++i) sums[i] = a[i] + b[i];
+}
+
+inline void SumBlocks(float* sums, const float* const* addends, size_t n_addends, size_t n) {
+  if (n_addends == 1) {
+    __builtin_memcpy(sums, addends[0], n * sizeof(float));
+    return;
+  }
+  constexpr size_t kFloats = 2048;  // the sums stay in the L1 cache from one addend to the next
+  for (size_t begin = 0; begin < n; begin += kFloats) {
+    const size_t size = n - begin < kFloats ? n - begin : kFloats;
+    float* const part = sums + begin;
+    SumOfTwo(part, addends[0] + begin, addends[1] + begin, size);
+    size_t i = 2;
+    for (; i + 4 <= n_addends; i += 4) {
+      AddFour(part, addends[i] + begin, addends[i + 1] + begin, addends[i + 2] + begin,
+              addends[i + 3] + begin, size);
+    }
+    for (; i < n_addends; ++i) Add(part, addends[i] + begin, size);
+  }
+}
+
+inline void SumRows(float* sums, const float* const* addends, const size_t* begins, size_t n_rows,
+                    size_t width) {
+  for (size_t row = 0; row < n_rows; ++row) {
+    const float* const* const first = addends + begins[row];
+    const size_t n_addends = begins[row + 1] - begins[row];
+    float* const sum = sums + row * width;
+    if (width >= kLanes) {
+      SumBlocks(sum, first, n_addends, width);
+      continue;
+    }
+    for (size_t column = 0; column < width; ++column) {
+      float total = first[0][column];
+      for (size_t i = 1; i < n_addends; ++i) total = total + first[i][column];
+      sum[column] = total;
+    }
+  }
 }
 
 inline bool AllWithin(const float* values, size_t n, float bound) {
@@ -132,3 +318,21 @@ inline bool AllWithin(const float* values, size_t n, float bound) {
 
 template <class Rule>
 constexpr UpdateLoops kLoops = {&Rows<Rule>, &Block<Rule>};
+
+constexpr Kernels MakeTable(std::string_view name) {
+  return {
+      .name = name,
+      .accumulate = kLoops<AccumulateStep>,
+      .sgd = kLoops<SgdStep>,
+      .adagrad = kLoops<AdagradStep>,
+      .ftrl = kLoops<FtrlStep>,
+      .momentum = kLoops<MomentumStep>,
+      .nesterov = kLoops<NesterovStep>,
+      .rmsprop = kLoops<RmspropStep>,
+      .adam = kLoops<AdamStep>,
+      .add = &Add,
+      .sum_blocks = &SumBlocks,
+      .sum_rows = &SumRows,
+      .all_within = &AllWithin,
+  };
+}

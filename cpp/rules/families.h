@@ -17,13 +17,24 @@ std::unique_ptr<const UpdateRule> MakeAccumulate(const RuleSpec& spec, const Ker
                                                  Status* status);
 std::unique_ptr<const UpdateRule> MakeSgd(const RuleSpec& spec, const Kernels& kernels,
                                           Status* status);
+std::unique_ptr<const UpdateRule> MakeMomentum(const RuleSpec& spec, const Kernels& kernels,
+                                               Status* status);
 std::unique_ptr<const UpdateRule> MakeAdagrad(const RuleSpec& spec, const Kernels& kernels,
                                               Status* status);
+std::unique_ptr<const UpdateRule> MakeRmsprop(const RuleSpec& spec, const Kernels& kernels,
+                                              Status* status);
+std::unique_ptr<const UpdateRule> MakeAdam(const RuleSpec& spec, const Kernels& kernels,
+                                           Status* status);
 std::unique_ptr<const UpdateRule> MakeFtrl(const RuleSpec& spec, const Kernels& kernels,
                                            Status* status);
 
+// A rule of which nothing needs to be known but its loops and how much state it has: all of it is 0
+// at first and after an assign.
+std::unique_ptr<const UpdateRule> MakePlainRule(UpdateLoops loops, const RuleConstants& constants,
+                                                size_t n_slots, size_t n_row_slots = 0);
+
 // What a constant must be, besides finite.
-enum class Range { kNotNegative, kPositive };
+enum class Range { kNotNegative, kPositive, kBelowOne };  // kBelowOne: 0 <= constant < 1
 
 // Ok, or which constant of which rule is `value` and what it must be.
 Status CheckConstant(std::string_view rule, std::string_view name, float value, Range range);

@@ -16,18 +16,16 @@ namespace {
 class Ftrl final : public UpdateRule {
  public:
   Ftrl(const Kernels& kernels, float alpha, float beta, float l1, float l2)
-      : UpdateRule(kernels.ftrl, {.alpha = alpha, .beta = beta, .l1 = l1, .l2 = l2}) {}
-
-  size_t n_slots() const override { return 2; }
+      : UpdateRule(kernels.ftrl, {.alpha = alpha, .beta = beta, .l1 = l1, .l2 = l2}, 2, 0) {}
 
   // n = 0, and z solves the formula above for the given w. 0 (of either sign) has z = 0.
-  void ResetState(const float* values, float* slot0, float* slot1, size_t n) const override {
+  void ResetState(const RowSpan& rows, size_t n_rows, size_t width) const override {
     const float l1 = constants().l1;
     const float denominator = constants().beta / constants().alpha + constants().l2;
-    for (size_t i = 0; i < n; ++i) {
-      const float w = values[i];
-      slot0[i] = w == 0.0f ? 0.0f : -(w * denominator + std::copysign(l1, w));
-      slot1[i] = 0.0f;
+    for (size_t i = 0; i < n_rows * width; ++i) {
+      const float w = rows.values[i];
+      rows.slot0[i] = w == 0.0f ? 0.0f : -(w * denominator + std::copysign(l1, w));
+      rows.slot1[i] = 0.0f;
     }
   }
 };

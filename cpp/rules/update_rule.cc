@@ -1,9 +1,11 @@
 #include "rules/update_rule.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <string>
 
+#include "base/limits.h"
 #include "rules/families.h"
 
 namespace fastps {
@@ -18,14 +20,38 @@ std::string Text(float value) {
   return text;
 }
 
+class PlainRule final : public UpdateRule {
+ public:
+  PlainRule(UpdateLoops loops, const RuleConstants& constants, size_t n_slots, size_t n_row_slots)
+      : UpdateRule(loops, constants, n_slots, n_row_slots) {}
+
+  void ResetState(const RowSpan& rows, size_t n_rows, size_t width) const override {
+    if (n_slots() > 0) std::fill_n(rows.slot0, n_rows * width, 0.0f);
+    if (n_slots() > 1) std::fill_n(rows.slot1, n_rows * width, 0.0f);
+    if (n_row_slots() > 0) {
+      std::fill_n(rows.row_slot0, n_rows, 0.0f);
+      std::fill_n(rows.row_slot1, n_rows, 0.0f);
+    }
+  }
+};
+
 }  // namespace
 
+std::unique_ptr<const UpdateRule> MakePlainRule(UpdateLoops loops, const RuleConstants& constants,
+                                                size_t n_slots, size_t n_row_slots) {
+  return std::make_unique<PlainRule>(loops, constants, n_slots, n_row_slots);
+}
+
 Status CheckConstant(std::string_view rule, std::string_view name, float value, Range range) {
-  const bool in_range = range == Range::kPositive ? value > 0.0f : value >= 0.0f;
+  const bool in_range = range == Range::kPositive   ? value > 0.0f
+                        : range == Range::kBelowOne ? value >= 0.0f && value < 1.0f
+                                                    : value >= 0.0f;
   if (std::isfinite(value) && in_range) return {};
   return {Code::kConfig, std::string(rule) + ": " + std::string(name) + " is " + Text(value) +
                              ", needed is a finite float32 " +
-                             (range == Range::kPositive ? "> 0" : ">= 0")};
+                             (range == Range::kPositive   ? "> 0"
+                              : range == Range::kBelowOne ? ">= 0 and < 1"
+                                                          : ">= 0")};
 }
 
 Status CheckUnused(std::string_view rule, const RuleSpec& spec, size_t n_used) {
@@ -55,14 +81,49 @@ std::unique_ptr<const UpdateRule> MakeUpdateRule(const RuleSpec& spec, const Ker
     case RuleKind::kFtrl:
       return rules::MakeFtrl(spec, kernels, status);
     case RuleKind::kMomentum:
+      return rules::MakeMomentum(spec, kernels, status);
     case RuleKind::kRmsprop:
+      return rules::MakeRmsprop(spec, kernels, status);
     case RuleKind::kAdam:
-      break;
+      return rules::MakeAdam(spec, kernels, status);
   }
   *status = {Code::kConfig, "update rule " + std::to_string(static_cast<int>(spec.kind)) +
-                                " is not there; there are Accumulate (1), SGD (2), AdaGrad (3) and "
-                                "FTRL (4)"};
+                                " is not there; there are Accumulate (1), SGD (2), AdaGrad (3), "
+                                "FTRL (4), Momentum (5), RMSProp (6) and Adam (7)"};
   return nullptr;
+}
+
+Status WithLr(const RuleSpec& spec, float lr, RuleSpec* changed) {
+  if (spec.kind == RuleKind::kAccumulate) {
+    return {Code::kConfig, "Accumulate has no lr that could be set: it adds what is pushed"};
+  }
+  if (spec.kind == RuleKind::kFtrl) {
+    // w follows from z and n by alpha: another alpha would rescale every value at its next push.
+    return {Code::kConfig,
+            "FTRL has no lr that could be set: its state depends on its alpha. Create another "
+            "table with the alpha that is wanted"};
+  }
+  RuleSpec wanted = spec;
+  wanted.constants[0] = lr;  // of every other kind
+  Status status;
+  if (MakeUpdateRule(wanted, ActiveKernels(), &status) == nullptr) return status;
+  *changed = wanted;
+  return {};
+}
+
+Status CheckRowParts(const TableSpec& spec) {
+  if (spec.kind != TableKind::kDense || !HasRowSlots(spec.rule.kind)) return {};
+  const uint64_t n_elements = spec.n_rows * spec.row_width;
+  const uint64_t block = (n_elements + spec.num_shards - 1) / spec.num_shards;
+  const uint64_t part = std::min(spec.row_width, block);
+  if (part <= limits::kRowWidthMax) return {};
+  return {
+      Code::kConfig,
+      "table '" + spec.name + "': one shard would hold " + std::to_string(part) +
+          " floats of one row; with a rule that counts the updates of a row (Adam) it may hold " +
+          std::to_string(limits::kRowWidthMax) + ": raise num_shards from " +
+          std::to_string(spec.num_shards) + " to at least " +
+          std::to_string((n_elements + limits::kRowWidthMax - 1) / limits::kRowWidthMax)};
 }
 
 }  // namespace fastps
