@@ -85,6 +85,13 @@ def test_one_message_may_always_go(lane: Lane) -> None:
     assert lane.send() == [2]
 
 
+def test_a_restart_gives_the_window_back(lane: Lane) -> None:
+    lane.queue(*range(1, 5), n_values=LANE_BYTES // 4 // 4)
+    for now in (0, 5000, 10_000):
+        assert lane.send(now) == [1, 2, 3, 4]
+        lane.in_flight.restart_all(now)
+
+
 def test_late_and_repeated_replies_are_ignored(lane: Lane) -> None:
     lane.queue(1)
     lane.send(now_ms=0)
