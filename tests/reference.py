@@ -6,6 +6,7 @@ be compared bit for bit; with float64 the same formulas tell what the numbers sh
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,32 +19,71 @@ Array = npt.NDArray[Any]
 
 def n_slots(optimizer: optimizers.Optimizer) -> int:
     """Floats of state that each value carries."""
-    return {"Accumulate": 0, "SGD": 0, "AdaGrad": 1, "FTRL": 2}[type(optimizer).__name__]
+    return {
+        "Accumulate": 0,
+        "SGD": 0,
+        "Momentum": 1,
+        "AdaGrad": 1,
+        "RMSProp": 1,
+        "Adam": 2,
+        "FTRL": 2,
+    }[type(optimizer).__name__]
+
+
+def n_row_slots(optimizer: optimizers.Optimizer) -> int:
+    """Floats of state that each row carries besides."""
+    return 2 if isinstance(optimizer, optimizers.Adam) else 0
 
 
 def new_state(optimizer: optimizers.Optimizer, w: Array) -> list[Array]:
-    """State of values that were just assigned, in the dtype of `w`."""
+    """State of rows that were just assigned: slots like `w`, then row slots along its first axis.
+
+    All have the dtype of `w`.
+    """
     if isinstance(optimizer, optimizers.FTRL):
         t = w.dtype.type
         d0 = t(optimizer.beta) / t(optimizer.alpha) + t(optimizer.l2)
         z = np.where(w == 0, t(0), -(w * d0 + np.sign(w) * t(optimizer.l1)))
         return [z, np.zeros_like(w)]
-    return [np.zeros_like(w) for _ in range(n_slots(optimizer))]
+    return [
+        *(np.zeros_like(w) for _ in range(n_slots(optimizer))),
+        *(np.zeros(w.shape[:1], w.dtype) for _ in range(n_row_slots(optimizer))),
+    ]
+
+
+def stored_rows(w: Array, state: list[Array]) -> Array:
+    """Rows as sparse shards store them: [value | slots | row slots], flat."""
+    flat = [each.reshape(len(w), math.prod(each.shape[1:])) for each in [w, *state]]
+    return np.concatenate(flat, axis=1)
 
 
 def step(optimizer: optimizers.Optimizer, w: Array, state: list[Array], g: Array) -> None:
     """Apply one gradient to `w` and `state` in place, in the dtype of `w`."""
     t = w.dtype.type
     g = g.astype(w.dtype)
+    if getattr(optimizer, "weight_decay", 0) != 0:
+        g = g + t(optimizer.weight_decay) * w  # type: ignore[attr-defined]
     if isinstance(optimizer, optimizers.Accumulate):
         w[...] = w + g
     elif isinstance(optimizer, optimizers.SGD):
         w[...] = w - t(optimizer.lr) * g
+    elif isinstance(optimizer, optimizers.Momentum):
+        (v,) = state
+        v[...] = t(optimizer.momentum) * v + g
+        direction = g + t(optimizer.momentum) * v if optimizer.nesterov else v
+        w[...] = w - t(optimizer.lr) * direction
     elif isinstance(optimizer, optimizers.AdaGrad):
         (s,) = state
         s[...] = s + g * g
         direction = g / (np.sqrt(s) + t(optimizer.eps))
         w[...] = w - t(optimizer.lr) * direction
+    elif isinstance(optimizer, optimizers.RMSProp):
+        (s,) = state
+        s[...] = t(optimizer.alpha) * s + (t(1) - t(optimizer.alpha)) * (g * g)
+        direction = g / (np.sqrt(s) + t(optimizer.eps))
+        w[...] = w - t(optimizer.lr) * direction
+    elif isinstance(optimizer, optimizers.Adam):
+        _adam_step(optimizer, w, state, g)
     elif isinstance(optimizer, optimizers.FTRL):
         z, n = state
         alpha, beta = t(optimizer.alpha), t(optimizer.beta)
@@ -58,6 +98,22 @@ def step(optimizer: optimizers.Optimizer, w: Array, state: list[Array], g: Array
         w[...] = np.where(d == 0, w, np.where(np.abs(z) <= l1, t(0), solved))
     else:
         raise AssertionError(optimizer)
+
+
+def _adam_step(optimizer: optimizers.Adam, w: Array, state: list[Array], g: Array) -> None:
+    t = w.dtype.type
+    one = t(1)
+    m, v, c1, c2 = state
+    beta1, beta2 = (t(beta) for beta in optimizer.betas)
+    c1[...] = beta1 * c1 + (one - beta1)
+    c2[...] = beta2 * c2 + (one - beta2)
+    across = (-1, *([1] * (w.ndim - 1)))
+    row_step = (t(optimizer.lr) / c1).reshape(across)
+    scale = (one / np.sqrt(c2)).reshape(across)
+    m[...] = beta1 * m + (one - beta1) * g
+    v[...] = beta2 * v + (one - beta2) * (g * g)
+    direction = m / (np.sqrt(v) * scale + t(optimizer.eps))
+    w[...] = w - row_step * direction
 
 
 def _mix(x: Array) -> Array:

@@ -20,25 +20,38 @@ from fastps.optimizers import FTRL, SGD, Accumulate, AdaGrad, Adam, Momentum, Op
 
 positive = st.floats(1e-6, 1e6)
 not_negative = st.just(0.0) | positive
+fraction = st.floats(0, 1 - 1e-6)
 any_optimizer: st.SearchStrategy[Optimizer] = st.one_of(
     st.builds(Accumulate),
-    st.builds(SGD, not_negative),
-    st.builds(AdaGrad, not_negative, positive),
+    st.builds(SGD, not_negative, not_negative),
+    st.builds(Momentum, not_negative, positive, st.booleans(), not_negative),
+    st.builds(AdaGrad, not_negative, positive, not_negative),
+    st.builds(RMSProp, not_negative, fraction, positive, not_negative),
+    st.builds(Adam, not_negative, st.tuples(fraction, fraction), positive, not_negative),
     st.builds(FTRL, positive, not_negative, not_negative, not_negative),
 )
 
 
 def test_defaults_are_those_of_pytorch_and_of_the_paper() -> None:
-    assert dataclasses.asdict(SGD()) == {"lr": 1e-3}
-    assert dataclasses.asdict(AdaGrad()) == {"lr": 0.01, "eps": 1e-10}
+    assert dataclasses.asdict(SGD()) == {"lr": 1e-3, "weight_decay": 0}
+    assert dataclasses.asdict(AdaGrad()) == {"lr": 0.01, "eps": 1e-10, "weight_decay": 0}
+    rmsprop = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0}
+    assert dataclasses.asdict(RMSProp()) == rmsprop
+    adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0}
+    assert dataclasses.asdict(Adam()) == adam
+    momentum = {"lr": 1e-3, "momentum": 0.9, "nesterov": False, "weight_decay": 0}
+    assert dataclasses.asdict(Momentum()) == momentum
     assert dataclasses.asdict(FTRL()) == {"alpha": 0.1, "beta": 1.0, "l1": 0.0, "l2": 0.0}
 
 
 def test_spec_holds_the_constants_in_order_as_float32() -> None:
     assert Accumulate().spec() == (1, [])
-    assert SGD(0.1).spec() == (2, [float(np.float32(0.1))])
-    assert AdaGrad(0.5, 0.25).spec() == (3, [0.5, 0.25])
+    assert SGD(0.1).spec() == (2, [float(np.float32(0.1)), 0.0])
+    assert AdaGrad(0.5, 0.25, 8).spec() == (3, [0.5, 0.25, 8.0])
     assert FTRL(0.5, 2, 0.25, 8).spec() == (4, [0.5, 2.0, 0.25, 8.0])
+    assert Momentum(0.5, 0.25, True, 8).spec() == (5, [0.5, 0.25, 1.0, 8.0])
+    assert RMSProp(0.5, 0.25, 2, 8).spec() == (6, [0.5, 0.25, 2.0, 8.0])
+    assert Adam(0.5, (0.25, 0.75), 2, 8).spec() == (7, [0.5, 0.25, 0.75, 2.0, 8.0])
 
 
 @given(optimizer=any_optimizer)
@@ -58,7 +71,11 @@ def test_json_and_pickle_bring_back_an_equal_value(optimizer: Optimizer) -> None
 
 
 def test_json_is_a_name_and_the_arguments() -> None:
-    assert AdaGrad(lr=0.5).to_json() == {"name": "AdaGrad", "lr": 0.5, "eps": 1e-10}
+    adagrad = {"name": "AdaGrad", "lr": 0.5, "eps": 1e-10, "weight_decay": 0.0}
+    assert AdaGrad(lr=0.5).to_json() == adagrad
+    assert Adam().to_json()["betas"] == [0.9, 0.999]
+    assert optimizers.from_json({"name": "Adam", "betas": [0.5, 0.25]}).betas == (0.5, 0.25)
+    assert Momentum(nesterov=True).to_json()["nesterov"] is True
     assert optimizers.from_json({"name": "AdaGrad", "lr": 0.5}) == AdaGrad(lr=0.5)
 
 
@@ -75,7 +92,7 @@ def test_values_cannot_be_changed() -> None:
     optimizer = SGD(0.1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         optimizer.lr = 0.2  # type: ignore[misc]
-    assert repr(SGD(np.float64(0.5))) == "SGD(lr=0.5)"
+    assert repr(SGD(np.float64(0.5))) == "SGD(lr=0.5, weight_decay=0.0)"
 
 
 @pytest.mark.parametrize(
@@ -97,16 +114,30 @@ def test_values_cannot_be_changed() -> None:
         (lambda: FTRL(l1=-1), ValueRangeError, "FTRL: l1 is -1"),
         (lambda: FTRL(l2=math.inf), ValueRangeError, "FTRL: l2 is inf"),
         (lambda: FTRL(alpha=1e-30, beta=1e30), ValueRangeError, "take a larger alpha"),
-        (Momentum, ConfigError, "Momentum is not there yet; there are Accumulate, SGD"),
-        (lambda: RMSProp(lr=0.1), ConfigError, "RMSProp is not there yet"),
-        (lambda: Adam(0.1, betas=(0.9, 0.99)), ConfigError, "Adam is not there yet"),
+        (lambda: SGD(weight_decay=-1), ValueRangeError, "SGD: weight_decay is -1.0"),
+        (lambda: Momentum(momentum=-1), ValueRangeError, "Momentum: momentum is -1.0"),
+        (lambda: Momentum(nesterov=1), ConfigError, "nesterov is 1, needed is True or False"),  # type: ignore[arg-type]
+        (lambda: Momentum(momentum=0, nesterov=True), ValueRangeError, "> 0 with nesterov"),
+        (lambda: Momentum(weight_decay=-1), ValueRangeError, "Momentum: weight_decay is"),
+        (lambda: AdaGrad(weight_decay=-1), ValueRangeError, "AdaGrad: weight_decay is"),
+        (lambda: RMSProp(alpha=1), ValueRangeError, "RMSProp: alpha is 1.0, needed is a number >="),
+        (lambda: RMSProp(eps=0), ValueRangeError, "RMSProp: eps is 0.0"),
+        (lambda: RMSProp(weight_decay=-1), ValueRangeError, "RMSProp: weight_decay is"),
+        (lambda: Adam(betas=0.9), ConfigError, "betas is 0.9, needed are two numbers"),  # type: ignore[arg-type]
+        (lambda: Adam(betas=(0.9,)), ConfigError, "needed are two numbers"),  # type: ignore[arg-type]
+        (lambda: Adam(betas=(0.9, "x")), ConfigError, "Adam: betas is 'x'"),  # type: ignore[arg-type]
+        (lambda: Adam(betas=(0.9, 1.0)), ValueRangeError, "Adam: betas is 1.0, needed is a number"),
+        (lambda: Adam(betas=(1 - 1e-9, 0.9)), ValueRangeError, "< 1 .in float32"),
+        (lambda: Adam(betas=(-1e-50, 0.9)), ValueRangeError, "Adam: betas is -1e-50"),
+        (lambda: Adam(eps=0), ValueRangeError, "Adam: eps is 0.0"),
+        (lambda: Adam(weight_decay=-1), ValueRangeError, "Adam: weight_decay is"),
         (lambda: optimizers.from_json("SGD"), ConfigError, "optimizer is 'SGD', needed is a dict"),
         (lambda: optimizers.from_json({"lr": 1}), ConfigError, "optimizer None is not there"),
-        (lambda: optimizers.from_json({"name": "Adam"}), ConfigError, "'Adam' is not there; there"),
+        (lambda: optimizers.from_json({"name": "Lion"}), ConfigError, "'Lion' is not there; there"),
         (
             lambda: optimizers.from_json({"name": "SGD", "_kind": 4}),
             ConfigError,
-            "SGD: unknown field '_kind'; SGD has lr",
+            "SGD: unknown field '_kind'; SGD has lr, weight_decay",
         ),
         (lambda: optimizers.from_json({"name": "SGD", "lr": []}), ConfigError, "SGD: lr is"),
         (lambda: optimizers.from_json({"name": "SGD", "lr": -1}), ValueRangeError, "lr is -1"),

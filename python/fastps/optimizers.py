@@ -1,9 +1,14 @@
 r"""How servers apply the gradients that are pushed to a table.
 
 An optimizer is a value: it holds the numbers, the servers do the work, one update for each pushed
-row. Rows that are not in a push get nothing (a sparse update is lazy). All arithmetic is float32 in
-exactly the operations and the order that each class lists under "Float32 operations"; the result is
-the same, bit for bit, on every CPU.
+row. Rows that are not in a push get nothing (a sparse update is lazy): no momentum, no decay. All
+arithmetic is float32 in exactly the operations and the order that each class lists under "Float32
+operations"; the result is the same, bit for bit, on every CPU.
+
+Formulas, names and defaults are those of PyTorch where it has them. `weight_decay` likewise: what
+it decays is ``weight_decay / 2 * w**2`` in the objective, whose gradient is added to the one that
+was pushed, ``g = g + weight_decay * w``, before anything else. With 0, the default, this operation
+is not done at all.
 
 Two optimizers are equal when a server could not tell them apart, that is, when they are of one
 class and their numbers are equal after rounding to float32.
@@ -11,9 +16,10 @@ class and their numbers are equal after rounding to float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from fastps import _values
 from fastps.errors import ConfigError, ValueRangeError
@@ -27,8 +33,11 @@ __all__ = [
     "Momentum",
     "Optimizer",
     "RMSProp",
+    "check_row_parts",
     "from_json",
 ]
+
+ROW_PART_MAX = 1 << 22  # floats; kRowWidthMax in cpp/base/limits.h
 
 
 class Optimizer:
@@ -46,15 +55,16 @@ class Optimizer:
         constants : list of float
             Its constants in the order of the class's arguments, rounded to float32.
         """
-        return self._kind, [_values.float32(number) for number in self._numbers().values()]
+        return self._kind, [_values.float32(number) for number in self._constants()]
 
     def to_json(self) -> dict[str, Any]:
         """Return the optimizer as a dict of plain values; `from_json` reads it.
 
         >>> SGD(lr=0.5).to_json()
-        {'name': 'SGD', 'lr': 0.5}
+        {'name': 'SGD', 'lr': 0.5, 'weight_decay': 0.0}
         """
-        return _values.to_json(self)
+        described = _values.to_json(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in described.items()}
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Optimizer):
@@ -67,14 +77,23 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         owner = type(self).__name__
-        for name, number in self._numbers().items():
-            checked = _values.checked_float(owner, name, number)
-            object.__setattr__(self, name, checked)  # a plain float, whatever it came as
+        for field in fields(self):  # type: ignore[arg-type]  # only the subclasses are dataclasses
+            given = getattr(self, field.name)
+            checked = self._checked(owner, field.name, given)
+            object.__setattr__(self, field.name, checked)  # plain, whatever it came as
         self._check()
 
-    def _numbers(self) -> dict[str, float]:
-        # Only the subclasses are dataclasses, which mypy cannot know here.
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+    @staticmethod
+    def _checked(owner: str, name: str, given: object) -> float | bool | tuple[float, ...]:
+        return _values.checked_float(owner, name, given)
+
+    def _constants(self) -> list[float]:
+        """Return the numbers of all fields, in order."""
+        constants: list[float] = []
+        for field in fields(self):  # type: ignore[arg-type]  # as above
+            given = getattr(self, field.name)
+            constants.extend(given if isinstance(given, tuple) else [float(given)])
+        return constants
 
     def _check(self) -> None:
         """Raise ValueRangeError when a number is out of its range."""
@@ -120,18 +139,21 @@ class SGD(Optimizer):
     ----------
     lr : float, default 0.001
         Learning rate, >= 0.
+    weight_decay : float, default 0.0
+        L2 penalty, >= 0.
 
     Raises
     ------
     ConfigError
-        `lr` is not a number.
+        An argument is not a number.
     ValueRangeError
-        `lr` is negative, NaN, infinite or beyond float32.
+        An argument is negative, NaN, infinite or beyond float32.
 
     Notes
     -----
     Float32 operations::
 
+        g = g + weight_decay * w     (unless weight_decay is 0)
         step = lr * g
         w = w - step
 
@@ -156,9 +178,100 @@ class SGD(Optimizer):
     _kind: ClassVar[int] = 2
 
     lr: float = 1e-3
+    weight_decay: float = 0.0
 
     def _check(self) -> None:
         _values.check_not_negative("SGD", "lr", self.lr)
+        _values.check_not_negative("SGD", "weight_decay", self.weight_decay)
+
+
+@dataclass(frozen=True, eq=False)
+class Momentum(Optimizer):
+    r"""SGD with momentum: steps along a sum of past gradients that fades.
+
+    .. math:: v \leftarrow \mu v + g, \qquad w \leftarrow w - \eta v
+
+    or, with Nesterov's look ahead, :math:`w \leftarrow w - \eta (g + \mu v)`, where :math:`w` is a
+    value of the row, :math:`g` its gradient, :math:`v` its velocity (0 at first; one float of state
+    each value), :math:`\eta` is `lr` and :math:`\mu` is `momentum`.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, >= 0.
+    momentum : float, default 0.9
+        How much of the velocity stays, >= 0. Below 1, or it never fades. PyTorch's own default is
+        0, which is `SGD`.
+    nesterov : bool, default False
+        Whether to take the step from where the momentum leads. Needs momentum > 0.
+    weight_decay : float, default 0.0
+        L2 penalty, >= 0.
+
+    Raises
+    ------
+    ConfigError
+        An argument is not a number, or `nesterov` not a bool.
+    ValueRangeError
+        An argument is negative, NaN, infinite or beyond float32, or momentum is 0 with nesterov.
+
+    Notes
+    -----
+    Float32 operations::
+
+        g = g + weight_decay * w     (unless weight_decay is 0)
+        v = momentum * v + g
+        direction = v                           without nesterov
+                    g + momentum * v            with nesterov
+        w = w - lr * direction
+
+    PyTorch's first v is g itself (its dampening is 0 here); ``momentum * 0 + g`` is the same.
+    Assigning a value sets v to 0.
+
+    Weakness: on sparse tables a velocity does not fade while its row is absent; a row that comes
+    back after a long time first moves the way it went then. Constant gradients end in steps of
+    ``lr / (1 - momentum)``: choose lr smaller than for SGD.
+
+    References
+    ----------
+    Polyak 1964, "Some methods of speeding up the convergence of iteration methods"; Sutskever et
+    al. 2013, "On the importance of initialization and momentum in deep learning", ICML. Same
+    formula as ``torch.optim.SGD`` with momentum.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> with fastps.connect(embedded=True) as client:
+    ...     optimizer = fastps.optimizers.Momentum(lr=1.0, momentum=0.5)
+    ...     table = client.sparse_table("w", optimizer=optimizer)
+    ...     for _ in range(3):
+    ...         table.push([7], [1.0])
+    ...     table.pull([7])
+    array([-4.25], dtype=float32)
+    """
+
+    _kind: ClassVar[int] = 5
+
+    lr: float = 1e-3
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    @staticmethod
+    def _checked(owner: str, name: str, given: object) -> float | bool | tuple[float, ...]:
+        if name != "nesterov":
+            return _values.checked_float(owner, name, given)
+        if not isinstance(given, bool):
+            raise ConfigError(f"{owner}: nesterov is {given!r}, needed is True or False")
+        return given
+
+    def _check(self) -> None:
+        _values.check_not_negative("Momentum", "lr", self.lr)
+        _values.check_not_negative("Momentum", "momentum", self.momentum)
+        if self.nesterov and _values.float32(self.momentum) == 0:
+            raise ValueRangeError(
+                f"Momentum: momentum is {self.momentum!r}, needed is a number > 0 with nesterov"
+            )
+        _values.check_not_negative("Momentum", "weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +290,8 @@ class AdaGrad(Optimizer):
         Learning rate, >= 0.
     eps : float, default 1e-10
         Keeps the division finite, > 0. PyTorch admits 0, where a first gradient of 0 gives NaN.
+    weight_decay : float, default 0.0
+        L2 penalty, >= 0.
 
     Raises
     ------
@@ -189,6 +304,7 @@ class AdaGrad(Optimizer):
     -----
     Float32 operations::
 
+        g = g + weight_decay * w     (unless weight_decay is 0)
         s = s + g * g
         direction = g / (sqrt(s) + eps)
         w = w - lr * direction
@@ -217,10 +333,191 @@ class AdaGrad(Optimizer):
 
     lr: float = 0.01
     eps: float = 1e-10
+    weight_decay: float = 0.0
 
     def _check(self) -> None:
         _values.check_not_negative("AdaGrad", "lr", self.lr)
         _values.check_positive("AdaGrad", "eps", self.eps)
+        _values.check_not_negative("AdaGrad", "weight_decay", self.weight_decay)
+
+
+@dataclass(frozen=True, eq=False)
+class RMSProp(Optimizer):
+    r"""AdaGrad that forgets: steps shrink with the recent gradients of a value, not with all.
+
+    .. math::
+
+        s \leftarrow \alpha s + (1 - \alpha) g^2, \qquad
+        w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
+
+    where :math:`w` is a value of the row, :math:`g` its gradient, :math:`s` the fading mean of its
+    squared gradients (0 at first; one float of state each value), :math:`\eta` is `lr`,
+    :math:`\alpha` is `alpha` and :math:`\epsilon` is `eps`.
+
+    Parameters
+    ----------
+    lr : float, default 0.01
+        Learning rate, >= 0.
+    alpha : float, default 0.99
+        How much of the mean stays, 0 <= alpha < 1.
+    eps : float, default 1e-08
+        Keeps the division finite, > 0.
+    weight_decay : float, default 0.0
+        L2 penalty, >= 0.
+
+    Raises
+    ------
+    ConfigError
+        An argument is not a number.
+    ValueRangeError
+        An argument is out of its range, NaN, infinite or beyond float32.
+
+    Notes
+    -----
+    Float32 operations::
+
+        g = g + weight_decay * w     (unless weight_decay is 0)
+        s = alpha * s + (1 - alpha) * (g * g)
+        direction = g / (sqrt(s) + eps)
+        w = w - lr * direction
+
+    Assigning a value sets s to 0.
+
+    Weakness: s begins at 0 without correction, so that the first step of a value is
+    ``1 / sqrt(1 - alpha)`` times as long as later ones (10 times with the default; `Adam` corrects
+    this). A gradient beyond 1.8e19 makes s infinite, which stops the value for good.
+
+    References
+    ----------
+    Hinton 2012, "Neural networks for machine learning", lecture 6e. Same formula and defaults as
+    ``torch.optim.RMSprop``, without its momentum and centering.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> with fastps.connect(embedded=True) as client:
+    ...     optimizer = fastps.optimizers.RMSProp(lr=0.5, alpha=0.75)
+    ...     table = client.sparse_table("w", optimizer=optimizer)
+    ...     table.push([7, 9], [1.0, 100.0])
+    ...     table.pull([7, 9])
+    array([-1., -1.], dtype=float32)
+    """
+
+    _kind: ClassVar[int] = 6
+
+    lr: float = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def _check(self) -> None:
+        _values.check_not_negative("RMSProp", "lr", self.lr)
+        _check_below_one("RMSProp", "alpha", self.alpha)
+        _values.check_positive("RMSProp", "eps", self.eps)
+        _values.check_not_negative("RMSProp", "weight_decay", self.weight_decay)
+
+
+@dataclass(frozen=True, eq=False)
+class Adam(Optimizer):
+    r"""Momentum and RMSProp in one, each corrected for having begun at 0.
+
+    .. math::
+
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2
+
+        w \leftarrow w - \eta \frac{m / (1 - \beta_1^t)}
+                                 {\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    where :math:`w` is a value of the row, :math:`g` its gradient, :math:`m` and :math:`v` the
+    fading means of gradients and squared gradients (0 at first; two floats of state each value),
+    :math:`t` the number of the row's own updates (kept as :math:`1 - \beta_1^t` and :math:`1 -
+    \beta_2^t`, two floats of state each row), :math:`\eta` is `lr`, :math:`\beta_1, \beta_2` are
+    `betas` and :math:`\epsilon` is `eps`.
+
+    Parameters
+    ----------
+    lr : float, default 0.001
+        Learning rate, >= 0; about how far a value moves in one update.
+    betas : tuple of two floats, default (0.9, 0.999)
+        How much of m and of v stays, 0 <= beta < 1 in float32.
+    eps : float, default 1e-08
+        Keeps the division finite, > 0. PyTorch admits 0, where a first gradient of 0 gives NaN.
+    weight_decay : float, default 0.0
+        L2 penalty, >= 0.
+
+    Raises
+    ------
+    ConfigError
+        An argument is not a number, or `betas` not two.
+    ValueRangeError
+        An argument is out of its range, NaN, infinite or beyond float32.
+
+    Notes
+    -----
+    Float32 operations, once a row::
+
+        c1 = beta1 * c1 + (1 - beta1)
+        c2 = beta2 * c2 + (1 - beta2)
+        step = lr / c1
+        scale = 1 / sqrt(c2)
+
+    and for each value::
+
+        g = g + weight_decay * w     (unless weight_decay is 0)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * (g * g)
+        direction = m / (sqrt(v) * scale + eps)
+        w = w - step * direction
+
+    c1 and c2 are ``1 - beta1**t`` and ``1 - beta2**t`` (0 at first), as the sums that these are:
+    taken from 1, ``beta2**t`` would leave half the digits in the first updates.
+
+    Assigning a row sets its m, v, c1 and c2 to 0. On dense tables a row is an index of the first
+    axis; a shape of one dimension has rows of one value.
+
+    Weakness: sparse rows are updated lazily. While a row is absent its m and v do not fade and its
+    t stands still, so that rare rows take larger steps than under ``torch.optim.Adam``, which
+    updates all rows each time; ``torch.optim.SparseAdam`` is lazy too, but counts t for the whole
+    table. weight_decay is divided by sqrt(v) like any gradient, and so decays large weights less
+    than it seems. A gradient beyond 1.8e19 makes v infinite, which stops the value for good.
+
+    References
+    ----------
+    Kingma and Ba 2015, "Adam: a method for stochastic optimization", ICLR, Algorithm 1. Same
+    formula and defaults as ``torch.optim.Adam``.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> with fastps.connect(embedded=True) as client:
+    ...     table = client.sparse_table("w", optimizer=fastps.optimizers.Adam(lr=0.5))
+    ...     table.push([7, 9], [1.0, 100.0])
+    ...     table.pull([7, 9])
+    array([-0.5, -0.5], dtype=float32)
+    """
+
+    _kind: ClassVar[int] = 7
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    @staticmethod
+    def _checked(owner: str, name: str, given: object) -> float | bool | tuple[float, ...]:
+        if name != "betas":
+            return _values.checked_float(owner, name, given)
+        if not isinstance(given, list | tuple) or len(given) != 2:
+            raise ConfigError(f"{owner}: betas is {given!r}, needed are two numbers")
+        return tuple(_values.checked_float(owner, "betas", beta) for beta in given)
+
+    def _check(self) -> None:
+        _values.check_not_negative("Adam", "lr", self.lr)
+        for beta in self.betas:
+            _check_below_one("Adam", "betas", beta)
+        _values.check_positive("Adam", "eps", self.eps)
+        _values.check_not_negative("Adam", "weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,29 +618,51 @@ class FTRL(Optimizer):
             )
 
 
-class _NotYet(Optimizer):
-    """A name of the public interface whose turn has not come."""
-
-    def __init__(self, *args: object, **kwargs: object) -> NoReturn:
-        raise ConfigError(
-            f"the optimizer {type(self).__name__} is not there yet; there are {', '.join(_KNOWN)}"
+def _check_below_one(owner: str, name: str, value: float) -> None:
+    """Raise ValueRangeError unless 0 <= value < 1 as float32, which servers calculate in."""
+    if not 0 <= _values.float32(value) < 1 or value < 0:
+        raise ValueRangeError(
+            f"{owner}: {name} is {value!r}, needed is a number >= 0 and < 1 (in float32)"
         )
 
 
-class Momentum(_NotYet):
-    """Not there yet: raises ConfigError."""
+def check_row_parts(
+    name: str, optimizer: Optimizer, shape: tuple[int, ...], num_shards: int
+) -> None:
+    """Check that servers could keep `optimizer`'s state for the rows of a dense table.
 
+    Parameters
+    ----------
+    name : str
+        The table's, for the message.
+    optimizer : Optimizer
+    shape : tuple of int
+    num_shards : int
 
-class RMSProp(_NotYet):
-    """Not there yet: raises ConfigError."""
+    Raises
+    ------
+    ConfigError
+        The optimizer keeps state for each row (`Adam`), and a shard's part of a row would be too
+        large to travel in one piece.
 
-
-class Adam(_NotYet):
-    """Not there yet: raises ConfigError."""
+    Examples
+    --------
+    >>> check_row_parts("w", Adam(), (1000, 64), 4)
+    """
+    if not isinstance(optimizer, Adam):
+        return
+    elements = math.prod(shape)
+    part = min(math.prod(shape[1:]), -(-elements // num_shards))
+    if part > ROW_PART_MAX:
+        raise ConfigError(
+            f"dense table {name!r}: shape {shape} in {num_shards} shards puts {part} floats of one "
+            f"row into one shard; with Adam, which counts the updates of each row, at most "
+            f"{ROW_PART_MAX} may be there: raise num_shards to {-(-elements // ROW_PART_MAX)}"
+        )
 
 
 _KNOWN: Mapping[str, type[Optimizer]] = {
-    cls.__name__: cls for cls in (Accumulate, SGD, AdaGrad, FTRL)
+    cls.__name__: cls for cls in (Accumulate, SGD, Momentum, AdaGrad, RMSProp, Adam, FTRL)
 }
 
 
@@ -365,6 +684,6 @@ def from_json(described: object) -> Optimizer:
     Examples
     --------
     >>> from_json({"name": "SGD", "lr": 0.5})
-    SGD(lr=0.5)
+    SGD(lr=0.5, weight_decay=0.0)
     """
     return _values.from_json("optimizer", _KNOWN, described)
