@@ -75,7 +75,7 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
   bool all_remembered = true;
   for (const PartResult& part : reply.parts) {
     if (static_cast<Code>(part.code) == Code::kNeedKeys) {
-      if (key_set_ != nullptr) key_set_->SetForgotten(message);
+      ForgetKeySet(message);
       return Verdict::kNeedKeys;
     }
     all_remembered = all_remembered && part.remembered != 0;

@@ -58,9 +58,13 @@ class Call {
 
   // The parts of one message, with its keys: a read's name no values.
   std::vector<PartHeader> PartsOf(size_t message) const;
-  // Whether the keys of a message may be left out: the server remembers them.
+  // Whether the keys of a message may be left out: the server is thought to know them.
   bool MayOmitKeys(size_t message) const {
-    return key_set_ != nullptr && key_set_->IsKnown(message);
+    return key_set_ != nullptr && key_set_->worth_sending() && key_set_->IsKnown(message);
+  }
+  // The server does not know them after all.
+  void ForgetKeySet(size_t message) {
+    if (key_set_ != nullptr) key_set_->SetForgotten(message);
   }
   KeySetSignature key_set_signature() const {
     return key_set_ == nullptr ? KeySetSignature{} : key_set_->signature();

@@ -259,11 +259,47 @@ void Client::RunBackground() {
   }
 }
 
-void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
+OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
+                                  const Buffer& values) const {
   struct DirectReply final : ReplySink {
     OwnedReply reply;
     void OnReply(OwnedReply taken) override { reply = std::move(taken); }
   };
+  const auto submit = [&](const Request& request) {
+    DirectReply direct;
+    sink.Submit(request, direct);
+    return std::move(direct.reply);
+  };
+  const std::vector<PartHeader> parts = call.PartsOf(index);
+  const Request whole = RequestOf(call, index, session_, boot_id, parts, values);
+  if (!call.MayOmitKeys(index)) return submit(whole);
+  std::vector<PartHeader> without_keys = parts;
+  OmitKeys(&without_keys);
+  OwnedReply reply = submit(RequestOf(call, index, session_, boot_id, without_keys, values));
+  // Without sequences a part must not be applied twice, so only those that need their keys go
+  // again.
+  size_t keys_begin = 0, values_begin = 0;
+  bool forgotten = false;
+  for (size_t i = 0; i < reply.parts.size(); ++i) {
+    if (static_cast<Code>(reply.parts[i].code) == Code::kNeedKeys) {
+      forgotten = true;
+      if (!IsWrite(call.op())) break;
+      Request one = whole;
+      one.parts = std::span(parts).subspan(i, 1);
+      one.keys = whole.keys.subspan(keys_begin, parts[i].n_keys);
+      one.values = whole.values.subspan(values_begin, parts[i].n_values);
+      const OwnedReply again = submit(one);
+      if (!again.parts.empty()) reply.parts[i] = again.parts[0];
+    }
+    keys_begin += parts[i].n_keys;
+    values_begin += parts[i].n_values;
+  }
+  if (!forgotten) return reply;
+  call.ForgetKeySet(index);
+  return IsWrite(call.op()) ? std::move(reply) : submit(whole);
+}
+
+void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
   Status status;
   {
     MutexLock lock(mutex_);
@@ -283,18 +319,9 @@ void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
       continue;
     }
     const Buffer values = call.GatherValues(i, *buffers_);
-    const std::vector<PartHeader> with_keys = call.PartsOf(i);
-    std::vector<PartHeader> parts = with_keys;
-    if (call.MayOmitKeys(i) && parts[0].set_part != 0) OmitKeys(&parts);
     for (;;) {
-      DirectReply direct;
-      sink->Submit(RequestOf(call, i, session_, boot_id, parts, values), direct);
-      const Call::Verdict verdict = call.OnReply(i, ViewOf(direct.reply));
-      if (verdict == Call::Verdict::kDone) break;
-      if (verdict == Call::Verdict::kNeedKeys) {
-        parts = with_keys;
-        continue;
-      }
+      const OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
+      if (call.OnReply(i, ViewOf(reply)) == Call::Verdict::kDone) break;
       // The server has not heard of this client's session or table yet.
       if (NowMs() >= deadline_ms) {
         call.FailMessage(i, Status(Code::kTimeout, "the deadline passed"));

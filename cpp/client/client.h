@@ -93,6 +93,9 @@ class Client {
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
   void RunEmbedded(Call& call, int64_t deadline_ms);
+  // One message of an embedded call, handled by the server when this returns.
+  OwnedReply SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
+                            const Buffer& values) const;
 
   const ZmqRuntime* const runtime_;  // null when embedded
   const FindSink find_sink_;         // empty over sockets

@@ -55,7 +55,7 @@ void Lanes::Enqueue(const std::shared_ptr<Call>& call, std::vector<Buffer> value
     message->index = i;
     message->number = ++last_message_number_;
     message->parts = call->PartsOf(i);
-    message->omit_keys = call->MayOmitKeys(i) && message->parts[0].set_part != 0;
+    message->omit_keys = call->MayOmitKeys(i);
     if (IsWrite(call->op())) {
       for (PartHeader& part : message->parts) {
         part.sequence = Sequence(++sequences[part.shard.value].value);
