@@ -48,14 +48,16 @@ Client::Client(FindSink find_sink, SessionId session, std::shared_ptr<const Clus
 Client::~Client() { Close(); }
 
 void Client::Close() {
-  control_link_.reset();
+  std::unique_ptr<ControlLink> control_link;
   std::thread background;
   {
     MutexLock lock(mutex_);
     closed_ = true;
     if (lanes_) lanes_->FailAll(ClosedStatus());
     background.swap(background_thread_);
+    control_link.swap(control_link_);
   }
+  control_link.reset();  // unlocked: its thread may be about to install a map
   waker_.Wake();
   changed_.notify_all();
   if (background.joinable()) background.join();

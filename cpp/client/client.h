@@ -116,7 +116,7 @@ class Client {
   std::vector<std::shared_ptr<Call>> writes_ FASTPS_GUARDED_BY(mutex_);  // open, or failed unseen
   std::vector<std::shared_ptr<Call>> background_ FASTPS_GUARDED_BY(mutex_);  // nobody waits here
   std::thread background_thread_ FASTPS_GUARDED_BY(mutex_);
-  std::unique_ptr<ControlLink> control_link_;
+  std::unique_ptr<ControlLink> control_link_ FASTPS_GUARDED_BY(mutex_);
 };
 
 }  // namespace fastps
