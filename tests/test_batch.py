@@ -138,6 +138,7 @@ def test_any_keys(
         (1, 1, 1, 100_000, 2**63),
         (1, 1, 1, 100_000, 30_000),
         (1, 1, 1, 50_000, 3),
+        (1, 1, 1, 100_000, 200),
         (3, 2, 1, 100_000, 2**63),
         (256, 2, 1, 60_000, 2**63),
         (2, 1, 1024, 3000, 2000),
@@ -154,9 +155,10 @@ def test_large_batches(
     batch = _core_test.key_batch(plan, keys)
     check_grouping(batch, plan, keys, num_shards, width)
     check_values(batch, keys, width, 0)
-    # Full enough: not more than twice as many messages as the bytes and lanes call for.
+    # Full enough: about as many messages as bytes and lanes call for, or as the bound on parts does.
     goal = max(1, min(KEYS_GOAL, FLOATS_GOAL // width))
-    assert len(batch.messages) <= 2 * (len(batch.keys) / goal + len(plan.lanes)) + 1
+    by_parts = (len(keys) / goal + num_shards) / PARTS_MAX
+    assert len(batch.messages) <= 2 * (len(batch.keys) / goal + len(plan.lanes)) + by_parts + 1
 
 
 def test_no_keys_are_no_messages() -> None:
