@@ -39,8 +39,9 @@ std::shared_ptr<const RequestHandler::Snapshot> RequestHandler::snapshot() const
 MapVersion RequestHandler::map_version() const { return snapshot()->map->version; }
 
 uint64_t RequestHandler::n_rows() const {
+  const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
   uint64_t rows = 0;
-  for (const auto& [id, table] : snapshot()->tables) {
+  for (const auto& [id, table] : snapshot->tables) {
     for (const auto& shard : table->shards) rows += shard == nullptr ? 0 : shard->figures().rows;
   }
   return rows;

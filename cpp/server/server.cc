@@ -51,21 +51,20 @@ std::unique_ptr<Server> Server::Create(const ZmqRuntime& runtime, BootId boot_id
     const std::string suffix = is_ipc && data_threads > 1 ? "." + std::to_string(i) : "";
     *status = socket.Bind(bind + suffix);
     if (!status->ok()) return nullptr;
+    server->endpoints_.push_back(socket.LastEndpoint());
   }
   return server;
 }
 
 Server::~Server() {
-  control_link_.reset();
-  stopping_ = true;
+  {
+    MutexLock lock(mutex_);
+    stopping_ = true;
+  }
+  map_came_.notify_all();
   waker_.Wake();
   for (std::thread& thread : threads_) thread.join();
-}
-
-std::vector<std::string> Server::endpoints() const {
-  std::vector<std::string> endpoints;
-  for (const ZmqSocket& socket : sockets_) endpoints.push_back(socket.LastEndpoint());
-  return endpoints;
+  control_link_.reset();  // last: the installer uses it
 }
 
 Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
@@ -89,12 +88,30 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id != cluster_id) return;
-    if (Status status = handler_.InstallMap(std::move(newer)); !status.ok()) {
-      LogWarning("a cluster map was refused: " + status.message());
-    }
+    MutexLock lock(mutex_);
+    if (next_map_ == nullptr || newer->version > next_map_->version) next_map_ = std::move(newer);
+    map_came_.notify_all();
   };
+  threads_.emplace_back([this] { RunInstaller(); });
+  MutexLock lock(mutex_);  // the installer must not look for the link before it is there
   control_link_ = std::make_unique<ControlLink>(runtime_, scheduler, heartbeat, on_map);
   return {};
+}
+
+void Server::RunInstaller() {
+  MutexLock lock(mutex_);
+  for (;;) {
+    while (!stopping_ && next_map_ == nullptr) map_came_.wait(lock.native());
+    if (stopping_) return;
+    std::shared_ptr<const ClusterMap> map = std::move(next_map_);
+    next_map_ = nullptr;
+    lock.Unlock();
+    if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) {
+      LogWarning("a cluster map was refused: " + status.message());
+    }
+    control_link_->SendHeartbeat();  // the scheduler waits to hear which map is installed
+    lock.Lock();
+  }
 }
 
 void Server::RunDataThread(ZmqSocket* socket) {

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/mutex.h"
 #include "base/status.h"
 #include "server/request_handler.h"
 #include "transport/control_link.h"
@@ -29,7 +31,7 @@ class Server {
   Server& operator=(const Server&) = delete;
 
   // Where each data thread listens.
-  std::vector<std::string> endpoints() const;
+  const std::vector<std::string>& endpoints() const { return endpoints_; }
 
   // Installs the first map, then starts the data threads and the heartbeats to `scheduler`.
   Status Start(ServerId id, std::shared_ptr<const ClusterMap> map, const std::string& scheduler);
@@ -40,14 +42,23 @@ class Server {
  private:
   Server(const ZmqRuntime& runtime, BootId boot_id) : runtime_(runtime), handler_(boot_id) {}
   void RunDataThread(ZmqSocket* socket);
+  void RunInstaller();
 
   const ZmqRuntime& runtime_;
   RequestHandler handler_;
+  std::vector<std::string> endpoints_;
   std::vector<ZmqSocket> sockets_;  // each used by its thread alone once started
   std::atomic<bool> stopping_{false};
   std::atomic<uint64_t> n_refused_{0};  // messages that could not be decoded
   Waker waker_;  // never cleared: once awake, every thread stays awake until it stops
   std::vector<std::thread> threads_;
+
+  // The newest map that waits for the installer: filling the initial values of a large dense table
+  // takes seconds, and heartbeats must not wait for it.
+  Mutex mutex_;
+  std::condition_variable_any map_came_;
+  std::shared_ptr<const ClusterMap> next_map_ FASTPS_GUARDED_BY(mutex_);
+
   std::unique_ptr<ControlLink> control_link_;
 };
 
