@@ -18,6 +18,13 @@ N_ROWS, N_STEPS = 60, 100
 OPTIMIZERS = [
     fastps.optimizers.Accumulate(),
     fastps.optimizers.SGD(lr=0.05),
+    fastps.optimizers.SGD(lr=0.05, weight_decay=0.01),
+    fastps.optimizers.Momentum(lr=0.05),
+    fastps.optimizers.Momentum(lr=0.02, momentum=0.5, nesterov=True, weight_decay=0.01),
+    fastps.optimizers.RMSProp(lr=0.01),
+    fastps.optimizers.RMSProp(lr=0.02, alpha=0.5, eps=1e-3, weight_decay=0.01),
+    fastps.optimizers.Adam(lr=0.01),
+    fastps.optimizers.Adam(lr=0.02, betas=(0.5, 0.75), eps=1e-3, weight_decay=0.01),
     fastps.optimizers.AdaGrad(lr=0.1),
     fastps.optimizers.AdaGrad(lr=0.03, eps=1e-3),
     fastps.optimizers.FTRL(alpha=0.1, beta=1.0, l1=1.0, l2=1.0),
@@ -97,15 +104,16 @@ def test_sparse_tables(sparse, optimizer, row_shape) -> None:
             expected.check(table.pull(keys), step)
 
 
-@pytest.mark.parametrize("shape", [(N_ROWS,), (N_ROWS, 6)])
+# With 7 shards the blocks' edges cut rows in two.
+@pytest.mark.parametrize(("shape", "num_shards"), [((N_ROWS,), 4), ((N_ROWS, 6), 4), ((60, 6), 7)])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_dense_tables(dense, optimizer, shape) -> None:
+def test_dense_tables(dense, optimizer, shape, num_shards) -> None:
     random = np.random.default_rng(8)
     table = dense(
         shape=shape,
         optimizer=optimizer,
         initializer=fastps.initializers.Uniform(-0.1, 0.1, seed=6),
-        num_shards=4,
+        num_shards=num_shards,
     )
     expected = Reference(optimizer, table.pull())
     everything = np.arange(N_ROWS)
@@ -125,6 +133,35 @@ def test_dense_tables(dense, optimizer, shape) -> None:
             expected.assign(everything, values)
         if step % 20 == 19:
             expected.check(table.pull(), step)
+
+
+# Wider than a message's goal of 2**18 floats; rows are cut by blocks; many rows a message.
+@pytest.mark.parametrize(
+    ("shape", "num_shards"),
+    [((3, 300_001), 1), ((3, 300_001), 2), ((1, 700_000), 1), ((999, 601), 1)],
+)
+def test_a_push_in_many_messages_is_one_update_of_each_row(dense, shape, num_shards) -> None:
+    random = np.random.default_rng(9)
+    optimizer = fastps.optimizers.Adam(lr=0.01)
+    table = dense(shape=shape, optimizer=optimizer, num_shards=num_shards)
+    expected = Reference(optimizer, np.zeros(shape))
+    everything = np.arange(shape[0])
+    for step in range(4):
+        index = everything if step % 2 else np.array([0, shape[0] - 1, 0])
+        gradients = gradients_for(optimizer, random, (len(index), *shape[1:]))
+        if step % 2:
+            table.push(gradients)
+        else:
+            table.push(gradients, rows=index)
+        expected.push(index, gradients)
+    assert table.pull().tobytes() == expected.w[np.float32].tobytes()
+
+
+def test_a_table_without_dimensions_counts_its_updates(dense) -> None:
+    table = dense(shape=(), optimizer=fastps.optimizers.Adam(lr=0.5))
+    for step in range(1, 4):
+        table.push(2.0)
+        assert table.pull() == pytest.approx(-0.5 * step, rel=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)

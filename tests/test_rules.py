@@ -224,6 +224,35 @@ def test_rows_too_wide_to_travel_whole_are_refused_for_adam(
     optimizers.check_row_parts("wide", SGD(), shape, num_shards)
 
 
+def test_servers_refuse_parts_of_rows_whose_updates_they_count() -> None:
+    table = {
+        "id": 1,
+        "name": "dense",
+        "kind": "dense",
+        "n_rows": 4,
+        "row_width": 5,
+        "num_shards": 3,  # blocks [0, 7), [7, 14), [14, 20): rows 1 and 2 are cut
+        "rule": Adam(lr=1.0).spec(),
+        "initializer": (1, 0, 0.0, 0.0),
+    }
+    shard = _core_test.Shard(table, 1)
+    code_ok, code_shape = 0, 18
+    for whole in ([7, 10], [10, 14], [7, 14], [10, 10], [7, 10, 10, 14]):
+        assert shard.check(np.array(whole, dtype=np.uint64)) == code_ok
+    for partial in ([7, 9], [8, 10], [10, 13], [7, 14, 11, 14]):
+        assert shard.check(np.array(partial, dtype=np.uint64)) == code_shape
+    everything = np.array([7, 14], dtype=np.uint64)
+    for selection in ([7, 10], [7, 14]):
+        ones = np.ones(selection[1] - selection[0], dtype=np.float32)
+        assert shard.apply("push", np.array(selection, dtype=np.uint64), ones)[0] == code_ok
+    np.testing.assert_allclose(shard.pull(everything), [-2] * 3 + [-1] * 4, rtol=1e-6)
+    assert shard.apply("assign", np.array([7, 10], dtype=np.uint64), ones[:3])[0] == code_ok
+    shard.apply("push", everything, ones)
+    np.testing.assert_allclose(shard.pull(everything), [0] * 3 + [-2] * 4, atol=1e-6)
+    plain = _core_test.Shard(table | {"rule": SGD().spec()}, 1)
+    assert plain.check(np.array([8, 9], dtype=np.uint64)) == code_ok
+
+
 PYTORCH = [
     (SGD(lr=0.1), "SGD", {"lr": 0.1}),
     (SGD(lr=0.1, weight_decay=0.1), "SGD", {"lr": 0.1, "weight_decay": 0.1}),
