@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/tsan.h"
 
 namespace fastps {
 namespace {
@@ -20,7 +21,10 @@ constexpr int kTcpHeartbeatTimeoutMs = 10000;
 constexpr int kReconnectMs = 20;
 constexpr int kReconnectMsMax = 1000;
 
-void DropBuffer(void* /*data*/, void* hint) { Buffer::DropOpaque(hint); }
+void DropBuffer(void* /*data*/, void* hint) {
+  TakeOver(hint);
+  Buffer::DropOpaque(hint);
+}
 
 }  // namespace
 
@@ -83,7 +87,9 @@ bool ZmqSocket::Send(std::span<const OutFrame> frames) {
     if (frames[i].owner.size() != 0 && bytes.size() >= kZeroCopyBytesMin) {
       // libzmq only reads what it sends; its signature is older than const.
       void* const data = const_cast<std::byte*>(bytes.data());
-      api.msg_init_data(&message, data, bytes.size(), DropBuffer, frames[i].owner.ShareOpaque());
+      void* const owner = frames[i].owner.ShareOpaque();
+      HandOver(owner);
+      api.msg_init_data(&message, data, bytes.size(), DropBuffer, owner);
     } else {
       api.msg_init_size(&message, bytes.size());
       if (!bytes.empty()) std::memcpy(api.msg_data(&message), bytes.data(), bytes.size());
