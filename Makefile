@@ -13,7 +13,9 @@ SOURCES := $(CPP_SOURCES) $(shell find python bench -name '*.py' -o -name '*.pyi
 
 # With its own folder the build is incremental, and the test-only module it contains cannot get
 # into the wheels that pip builds in build/<wheel tag>.
-TEST_BUILD := -Cbuild-dir=build/test -Ccmake.define.FASTPS_BUILD_TESTS=ON
+TEST_PARTS := -Ccmake.define.FASTPS_BUILD_TESTS=ON -Ccmake.define.FASTPS_BUILD_STRESS=ON \
+  -Ccmake.define.FASTPS_BUILD_FUZZ=ON
+TEST_BUILD := -Cbuild-dir=build/test $(TEST_PARTS)
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 unexport PYTHONPATH
@@ -71,11 +73,38 @@ format: $(VENV)/.dev ## rewrite all sources in the common format
 asan: $(VENV)/.installed ## run the tests under AddressSanitizer and UBSan
 	$(PIP) install --upgrade --no-deps --no-build-isolation --target build/asan/site . \
 	  -Cbuild-dir=build/asan/cmake -Ccmake.build-type=RelWithDebInfo \
-	  -Ccmake.define.FASTPS_BUILD_TESTS=ON -Ccmake.define.FASTPS_SANITIZER=address,undefined
+	  $(TEST_PARTS) -Ccmake.define.FASTPS_SANITIZER=address,undefined
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$(CURDIR)/build/asan/site \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  $(PY) -m pytest -o timeout=600 $(PYTEST_ARGS)
+
+# The sanitizers of C++ programs of our own need nothing preloaded. libzmq has none in it, so what it
+# does on its own threads is not looked at.
+LIBZMQ = $(shell $(PY) -c 'from fastps import _libzmq; print(_libzmq.describe()[0])')
+NATIVE := -DCMAKE_BUILD_TYPE=RelWithDebInfo -DPython_EXECUTABLE=$(abspath $(PY))
+SECONDS ?= 60
+
+.PHONY: tsan
+tsan: $(VENV)/.installed ## many threads under ThreadSanitizer, embedded and over sockets; SECONDS=60
+	$(VENV)/bin/cmake -S . -B build/tsan $(NATIVE) -DFASTPS_SANITIZER=thread \
+	  -DFASTPS_BUILD_STRESS=ON -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+	$(VENV)/bin/cmake --build build/tsan --target fastps_stress
+	build/tsan/cpp/stress/fastps_stress --seconds $(SECONDS)
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+	  build/tsan/cpp/stress/fastps_stress --seconds $(SECONDS) --libzmq $(LIBZMQ)
+
+# libFuzzer comes with clang (Debian: clang-19, libclang-rt-19-dev).
+FUZZ_CXX ?= clang++-19
+.PHONY: fuzz
+fuzz: $(VENV)/.installed ## search for bytes that harm a server or client; needs clang; SECONDS=60
+	$(VENV)/bin/cmake -S . -B build/fuzz $(NATIVE) -DCMAKE_CXX_COMPILER=$(FUZZ_CXX) \
+	  -DFASTPS_SANITIZER=address,undefined,fuzzer-no-link \
+	  -DFASTPS_BUILD_FUZZ=ON -Dpybind11_DIR=$$($(PY) -m pybind11 --cmakedir)
+	$(VENV)/bin/cmake --build build/fuzz --target fastps_fuzz
+	$(PY) cpp/fuzz/seeds.py tests/golden/wire_v1 build/fuzz/corpus
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 build/fuzz/cpp/fuzz/fastps_fuzz \
+	  -max_total_time=$(SECONDS) -max_len=4096 -artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 .PHONY: clean
 clean: ## remove all that make made

@@ -19,7 +19,7 @@ FLOORS = [
     {"rules", "wire"},
     {"store", "transport"},
     {"client", "server"},
-    {"binding", "stress"},
+    {"binding", "fuzz", "stress"},
 ]
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 

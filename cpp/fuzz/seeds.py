@@ -14,14 +14,17 @@ KINDS = {"request": REQUEST, "reply": REPLY, "map": MAP, "heartbeat": HEARTBEAT}
 
 
 def chunk(data: bytes) -> bytes:
+    """Return a u16 length and the bytes."""
     return len(data).to_bytes(2, "little") + data
 
 
 def step(kind: int, data: bytes) -> bytes:
+    """Return one step of an input."""
     return bytes([kind]) + chunk(data)
 
 
 def seeds(golden: Path) -> dict[str, bytes]:
+    """Return inputs by name."""
     steps = {}
     for path in sorted(golden.glob("*.hex")):
         frames = [bytes.fromhex(line) for line in path.read_text().split()]
@@ -42,6 +45,7 @@ def seeds(golden: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
+    """Write one file an input."""
     golden, corpus = map(Path, sys.argv[1:])
     corpus.mkdir(parents=True, exist_ok=True)
     for name, data in seeds(golden).items():
