@@ -185,14 +185,16 @@ def test_a_sum_starts_with_its_first_addend() -> None:
     assert np.signbit(sums).all()
 
 
-def test_rows_that_pass_the_largest_message_are_refused() -> None:
-    """Three rows of 16 MiB in one slice of a shard."""
-    rng = np.random.default_rng(0)
-    low = [k for k in map(int, rng.integers(0, 2**63, 50)) if mix(k) < 2**64 // 3]
+def test_rows_that_pass_the_largest_message_are_split_or_refused() -> None:
+    """Three rows of 16 MiB: close together in the order of hashes, and too close to be parted."""
+    keys = [int(k) for k in np.random.default_rng(0).integers(0, 2**63, 50_000)]
     plan = plan_of(1, row_width=1 << 22)
-    assert len(_core_test.key_batch(plan, uint64s(low[:2])).messages) == 1
+    near = [k for k in keys if mix(k) < 2**64 // 3]
+    assert len(_core_test.key_batch(plan, uint64s(near[:2])).messages) == 1
+    assert len(_core_test.key_batch(plan, uint64s(near[:3])).messages) == 3
+    too_near = [k for k in near if mix(k) < 2**64 // 4096]
     with pytest.raises(ValueError, match="largest message"):
-        _core_test.key_batch(plan, uint64s(low[:3]))
+        _core_test.key_batch(plan, uint64s(too_near[:3]))
 
 
 # ---- Ranges of dense tables

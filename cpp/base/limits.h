@@ -40,10 +40,15 @@ inline constexpr uint32_t kPartsPerShardInMessageMax = 4;
 static_assert(kMessagesInFlightPerLaneMax * kPartsPerShardInMessageMax <=
               kWritesInFlightPerShardMax);
 
-// Bytes of requests un-answered on one connection before a call waits for room.
+// Bytes of requests sent and un-answered on one connection; what is queued behind them waits.
 inline constexpr size_t kLaneBytesInFlightMax = size_t{32} << 20;
 // A message built of one whole row or block may pass the goal; two of them must still fit the lane.
 static_assert(kLaneBytesInFlightMax >= 2 * kRowWidthMax * sizeof(float));
+
+// Bytes of calls started and not ended, over all connections of a client: an asynchronous call
+// waits until there is room. One call may always start, whatever its size.
+inline constexpr size_t kClientBytesInFlightMax = size_t{256} << 20;
+static_assert(kClientBytesInFlightMax >= 2 * kLaneBytesInFlightMax);
 
 // No answer on a connection for this long: it is closed, made anew and everything is sent again.
 // Doubles up to the maximum while the silence lasts.

@@ -14,7 +14,7 @@ enum class Code : uint8_t {
   kRetry = 1,      // the server does not know enough yet (a newer map, session or table exists)
   kMoved = 2,      // the shard is served elsewhere, in another view
   kGap = 3,        // an earlier sequence number has not arrived
-  kNeedKeys = 5,  // the key set is not known here: the same content is sent again with its keys
+  kNeedKeys = 5,   // the key set is not known here: the same content is sent again with its keys
   kDuplicate = 4,  // applied before; to the caller the same as kOk
   // Final.
   kMalformed = 16,      // the bytes are not a message of this protocol version

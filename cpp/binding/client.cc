@@ -158,20 +158,13 @@ class ClientHandle {
   }
 
   void Flush(double timeout) {
-    const int64_t deadline_ms = DeadlineAfter(timeout);
-    for (;;) {
-      bool settled = false;
-      {
-        py::gil_scoped_release release;
-        settled = client_->WaitForWrites(std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
-      }
-      if (settled) break;
-      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (NowMs() >= deadline_ms) {
-        ThrowNamed("FastPSTimeoutError",
-                   "flush: not every push was acknowledged by the deadline; call it again to go "
-                   "on waiting");
-      }
+    const auto settled = [this](int64_t slice_ends_ms) {
+      return client_->WaitForWrites(slice_ends_ms);
+    };
+    if (!WaitInSlices(DeadlineAfter(timeout), settled)) {
+      ThrowNamed("FastPSTimeoutError",
+                 "flush: not every push was acknowledged by the deadline; call it again to go on "
+                 "waiting");
     }
     if (const auto failed = client_->TakeUnobservedFailure()) RaiseFailure(*failed);
   }
@@ -256,9 +249,18 @@ class ClientHandle {
     return StartCall(make_call, arrays, std::move(output), mode, deadline_ms);
   }
 
+  void WaitForRoom(int64_t deadline_ms) {
+    const auto room = [this](int64_t slice_ends_ms) { return client_->WaitForRoom(slice_ends_ms); };
+    if (WaitInSlices(deadline_ms, room)) return;
+    ThrowNamed("FastPSTimeoutError",
+               "too much is in flight and nothing of it was acknowledged in time; nothing of this "
+               "call was sent. Look at the servers, or wait for earlier calls with flush()");
+  }
+
   template <class MakeCall>
   Ticket StartCall(MakeCall make_call, CallArrays arrays, py::object output, Client::Mode mode,
                    int64_t deadline_ms) {
+    if (mode == Client::Mode::kAsync) WaitForRoom(deadline_ms);
     Status status;
     std::shared_ptr<Call> call;
     {

@@ -9,8 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
-#include "base/limits.h"
 #include "binding/bind.h"
 
 namespace py = pybind11;
@@ -60,19 +58,6 @@ bool Ticket::Done() const {
   return client_->IsDone(*call_);
 }
 
-bool Ticket::WaitUntil(int64_t deadline_ms) const {
-  for (;;) {
-    bool done = false;
-    {
-      py::gil_scoped_release release;
-      done = client_->Wait(*call_, std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
-    }
-    if (done) return true;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-    if (NowMs() >= deadline_ms) return false;
-  }
-}
-
 py::object Ticket::Take() {
   call_->observed = true;
   if (!call_->status().ok()) RaiseFailure(*call_);
@@ -94,7 +79,8 @@ py::object Ticket::Take() {
 }
 
 py::object Ticket::Result(double timeout) {
-  if (!WaitUntil(DeadlineAfter(timeout))) RaiseTimeout(timeout);
+  const auto ended = [this](int64_t until_ms) { return client_->Wait(*call_, until_ms); };
+  if (!WaitInSlices(DeadlineAfter(timeout), ended)) RaiseTimeout(timeout);
   return Take();
 }
 

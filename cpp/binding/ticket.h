@@ -4,16 +4,35 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <utility>
 
+#include "base/clock.h"
+#include "base/limits.h"
 #include "client/client.h"
 
 namespace fastps {
 
 // `timeout` seconds from now; infinity never comes.
 int64_t DeadlineAfter(double timeout);
+
+// Calls wait(until_ms) without the GIL, for short times, until it is true; false when `deadline_ms`
+// came first. Raises what Ctrl-C raises.
+template <class Wait>
+bool WaitInSlices(int64_t deadline_ms, Wait wait) {
+  for (;;) {
+    bool done = false;
+    {
+      pybind11::gil_scoped_release release;
+      done = wait(std::min(deadline_ms, NowMs() + limits::kWaitSliceMs));
+    }
+    if (done) return true;
+    if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+    if (NowMs() >= deadline_ms) return false;
+  }
+}
 
 // Raises the error that `call` ended with. Requires: it has ended with one.
 [[noreturn]] void RaiseFailure(const Call& call);
@@ -31,8 +50,6 @@ class Ticket {
   pybind11::object Result(double timeout);
 
  private:
-  // True once the call has ended; false when `deadline_ms` came first.
-  bool WaitUntil(int64_t deadline_ms) const;
   pybind11::object Take();
   pybind11::object TakeStats();
   pybind11::object TakeScan();

@@ -181,10 +181,9 @@ bool Client::IsLost(ServerId server) const {
   return info == nullptr || info->lost;
 }
 
-bool Client::Wait(const Call& call, int64_t deadline_ms) {
-  if (runtime_ == nullptr) return call.done();
-  MutexLock lock(mutex_);
-  while (!call.done()) {
+template <class Done>
+bool Client::WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) {
+  while (!done()) {
     const int64_t now_ms = NowMs();
     if (now_ms >= deadline_ms) return false;
     if (leading_) {
@@ -195,6 +194,20 @@ bool Client::Wait(const Call& call, int64_t deadline_ms) {
     }
   }
   return true;
+}
+
+bool Client::Wait(const Call& call, int64_t deadline_ms) {
+  if (runtime_ == nullptr) return call.done();
+  MutexLock lock(mutex_);
+  return WaitUntil(lock, deadline_ms, [&] { return call.done(); });
+}
+
+bool Client::WaitForRoom(int64_t deadline_ms) {
+  if (runtime_ == nullptr) return true;
+  MutexLock lock(mutex_);
+  return WaitUntil(lock, deadline_ms, [this] {
+    return closed_ || lanes_->bytes_in_flight() < limits::kClientBytesInFlightMax;
+  });
 }
 
 bool Client::IsDone(const Call& call) {

@@ -56,6 +56,10 @@ class Client {
     kBlocking,  // the caller waits next; its arrays live until Wait says done or Detach returns
     kAsync,     // the arrays of a write are copied before Start returns
   };
+  // Waits until an asynchronous call may start: what is in flight has a bound. False when
+  // `deadline_ms` came first.
+  bool WaitForRoom(int64_t deadline_ms);
+
   // Sends `call` on its way. An error that is known at once ends the call before anything is sent.
   // Embedded calls have ended when Start returns; `deadline_ms` bounds them.
   void Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms);
@@ -90,6 +94,10 @@ class Client {
   // Requires: the caller leads, or nobody does.
   void EndLostLanes() FASTPS_REQUIRES(mutex_);
   void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
+  // Waits until `done()`, which the mutex guards; leads while nobody does. False: the deadline
+  // came.
+  template <class Done>
+  bool WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) FASTPS_REQUIRES(mutex_);
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
   void RunEmbedded(Call& call, int64_t deadline_ms);

@@ -24,6 +24,7 @@ void InFlight::OnSent(RequestId id, int64_t now_ms) {
     if (resend_after_ms_ == 0) resend_after_ms_ = limits::kResendAfterMs;
   }
   auto first = queued_.extract(queued_.begin());
+  queued_bytes_ -= first.mapped()->bytes();
   sent_bytes_ += first.mapped()->bytes();
   sent_.emplace(id, std::move(first.mapped()));
 }
@@ -63,6 +64,7 @@ std::vector<std::shared_ptr<OutMessage>> InFlight::TakeAll() {
   std::vector<std::shared_ptr<OutMessage>> all;
   for (auto& [number, message] : queued_) all.push_back(std::move(message));
   queued_.clear();
+  queued_bytes_ = 0;
   return all;
 }
 

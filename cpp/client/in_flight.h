@@ -33,6 +33,7 @@ class InFlight {
  public:
   // Messages leave in the order of their numbers, whatever comes back: writes must arrive in order.
   void Enqueue(std::shared_ptr<OutMessage> message) {
+    queued_bytes_ += message->bytes();
     queued_.emplace(message->number, std::move(message));
   }
 
@@ -61,6 +62,7 @@ class InFlight {
   std::vector<std::shared_ptr<OutMessage>> TakeAll();
 
   bool empty() const { return queued_.empty() && sent_.empty(); }
+  size_t bytes() const { return queued_bytes_ + sent_bytes_; }
   bool has_sent() const { return !sent_.empty(); }
   // Calls visit(message) for every message not yet sent.
   template <class Visit>
@@ -71,6 +73,7 @@ class InFlight {
  private:
   std::map<uint64_t, std::shared_ptr<OutMessage>> queued_;  // by number
   std::map<RequestId, std::shared_ptr<OutMessage>> sent_;   // by transmission
+  size_t queued_bytes_ = 0;
   size_t sent_bytes_ = 0;
   int64_t last_progress_ms_ = 0;
   int64_t resend_after_ms_ = 0;

@@ -86,6 +86,10 @@ class KeyBatch final : public Batch {
   }
 
  private:
+  // kShapeMismatch when a part would be too large for a message.
+  Status GroupInto(uint32_t bins_per_shard, size_t keys_goal, const ShardPlan& plan,
+                   std::span<const Key> keys, BufferPool& buffers);
+
   void CopyRow(const float* from, float* to) const {
     if (width_ == 1) {
       *to = *from;
@@ -164,12 +168,26 @@ Status KeyBatch::Group(const ShardPlan& plan, std::span<const Key> keys, BufferP
     return Status(Code::kValueRange, "a batch of " + std::to_string(keys.size()) +
                                          " keys; at most 2^32 - 2 keys go into one call");
   }
-  Bins bins;
   const size_t slices = (keys.size() / num_shards + keys_goal - 1) / keys_goal;
-  bins.per_shard = static_cast<uint32_t>(std::clamp<size_t>(slices, 1, kBinsPerShardMax));
+  const uint32_t per_shard = static_cast<uint32_t>(std::clamp<size_t>(slices, 1, kBinsPerShardMax));
+  Status status = GroupInto(per_shard, keys_goal, plan, keys, buffers);
+  // A few very long rows may fall into one slice by chance.
+  if (status.code() == Code::kShapeMismatch && per_shard < kBinsPerShardMax) {
+    status = GroupInto(kBinsPerShardMax, keys_goal, plan, keys, buffers);
+  }
+  return status;
+}
+
+Status KeyBatch::GroupInto(uint32_t bins_per_shard, size_t keys_goal, const ShardPlan& plan,
+                           std::span<const Key> keys, BufferPool& buffers) {
+  const size_t row_bytes = width_ * sizeof(float);
+  Bins bins;
+  bins.per_shard = bins_per_shard;
   bins.Sort(plan, keys);
   places_ = std::move(bins.places);
   n_places_ = keys.size() * width_;
+  messages_.clear();
+  entries_begin_.clear();
 
   keys_ = buffers.Allocate(keys.size() * sizeof(Key));
   const std::span<Key> unique = keys_.As<Key>();

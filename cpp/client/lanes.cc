@@ -185,6 +185,12 @@ void Lanes::FailAll(const Status& status) {
   }
 }
 
+size_t Lanes::bytes_in_flight() const {
+  size_t bytes = 0;
+  for (const auto& [address, lane] : lanes_) bytes += lane.in_flight.bytes();
+  return bytes;
+}
+
 int64_t Lanes::NextTimer(int64_t now_ms) const {
   int64_t at_ms = kNeverMs;
   for (const auto& [address, lane] : lanes_) {

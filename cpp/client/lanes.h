@@ -59,6 +59,9 @@ class Lanes {
   // Ends everything in flight; the sockets stay.
   void FailAll(const Status& status);
 
+  // Of all messages that have not ended.
+  size_t bytes_in_flight() const;
+
   // When something must be sent again, or kNeverMs.
   int64_t NextTimer(int64_t now_ms) const;
 

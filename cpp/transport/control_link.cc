@@ -46,6 +46,10 @@ void ControlLink::Run() {
       TakeMaps(&socket);
       next_heartbeat_ms = NowMs();  // the scheduler waits to hear which map is installed
     }
+    if (items[1].revents != 0) {
+      waker_.Clear();
+      next_heartbeat_ms = NowMs();
+    }
   }
 }
 

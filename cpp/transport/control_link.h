@@ -21,6 +21,10 @@ class ControlLink {
               std::function<Heartbeat()> heartbeat,
               std::function<void(std::shared_ptr<const ClusterMap>)> on_map);
   ~ControlLink();  // stops the thread
+
+  // Sends a heartbeat now, beside those at their times. Any thread.
+  void SendHeartbeat() { waker_.Wake(); }
+
   ControlLink(const ControlLink&) = delete;
   ControlLink& operator=(const ControlLink&) = delete;
 
