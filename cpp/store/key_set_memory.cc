@@ -12,10 +12,10 @@ const KeySetMemory::Places* KeySetMemory::Recall(const KeySetRef& ref, uint64_t 
 
 bool KeySetMemory::Remember(const KeySetRef& ref, uint64_t version, Places places,
                             size_t n_places_max) {
-  if (places.size() > n_places_max) return false;
+  if (CountOf(places) > n_places_max) return false;
   const auto [entry, is_new] = known_.try_emplace(ref);
-  n_places_ -= entry->second.places.size();
-  n_places_ += places.size();
+  if (!is_new) n_places_ -= CountOf(entry->second.places);
+  n_places_ += CountOf(places);
   entry->second = {version, std::move(places)};
   if (is_new) order_.push_back(ref);
   while (n_places_ > n_places_max && order_.size() > 1) {
@@ -27,7 +27,7 @@ bool KeySetMemory::Remember(const KeySetRef& ref, uint64_t version, Places place
     }
     const auto forgotten = known_.find(oldest);
     if (forgotten == known_.end()) continue;
-    n_places_ -= forgotten->second.places.size();
+    n_places_ -= CountOf(forgotten->second.places);
     known_.erase(forgotten);
   }
   return true;

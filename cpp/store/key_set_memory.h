@@ -33,8 +33,8 @@ class KeySetMemory {
   // Valid until the next call.
   const Places* Recall(const KeySetRef& ref, uint64_t version);
 
-  // Remembers `places`, and forgets the oldest lists until at most `n_places_max` remain in all.
-  // False when they alone are too many.
+  // Remembers `places`, and forgets the oldest lists until at most `n_places_max` remain in all,
+  // where each list counts for kPlacesPerList more. False when they alone are too many.
   bool Remember(const KeySetRef& ref, uint64_t version, Places places, size_t n_places_max);
 
   // Forgets the lists of sessions for which `is_live` is false.
@@ -42,7 +42,7 @@ class KeySetMemory {
   void ForgetSessions(IsLive is_live) {
     std::erase_if(known_, [&](const auto& entry) {
       const bool ended = !is_live(entry.first.session);
-      if (ended) n_places_ -= entry.second.places.size();
+      if (ended) n_places_ -= CountOf(entry.second.places);
       return ended;
     });
     std::erase_if(order_, [&](const KeySetRef& ref) { return !is_live(ref.session); });
@@ -56,6 +56,11 @@ class KeySetMemory {
       return ref.signature.bits[0] ^ (ref.session.value * 0x9e3779b97f4a7c15u) ^ ref.part;
     }
   };
+  // What a list costs besides its places: entries of the map and of the order. Without it a
+  // stranger's empty lists would cost memory without end.
+  static constexpr size_t kPlacesPerList = 48;
+  static size_t CountOf(const Places& places) { return places.size() + kPlacesPerList; }
+
   struct Known {
     uint64_t version;
     Places places;
@@ -63,7 +68,7 @@ class KeySetMemory {
 
   std::unordered_map<KeySetRef, Known, Hash> known_;
   std::deque<KeySetRef> order_;  // oldest first
-  size_t n_places_ = 0;          // over all of known_
+  size_t n_places_ = 0;          // CountOf, over all of known_
 };
 
 }  // namespace fastps
