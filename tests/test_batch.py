@@ -155,7 +155,7 @@ def test_large_batches(
     batch = _core_test.key_batch(plan, keys)
     check_grouping(batch, plan, keys, num_shards, width)
     check_values(batch, keys, width, 0)
-    # Full enough: about as many messages as bytes and lanes call for, or as the bound on parts does.
+    # Full enough: about as many messages as bytes, lanes or the bound on parts call for.
     goal = max(1, min(KEYS_GOAL, FLOATS_GOAL // width))
     by_parts = (len(keys) / goal + num_shards) / PARTS_MAX
     assert len(batch.messages) <= 2 * (len(batch.keys) / goal + len(plan.lanes)) + by_parts + 1
