@@ -103,7 +103,7 @@ def test_optimizers_that_a_server_cannot_tell_apart_are_the_same() -> None:
         (_sparse(shape=(4,)), r"row_shape is \(3,\), asked for was \(4,\)"),
         (
             _sparse(optimizer={"name": "SGD", "lr": 0.2}),
-            r"SGD\(lr=0.1\), asked for was SGD\(lr=0.2",
+            r"SGD\(lr=0.1, weight_decay=0.0\), asked for was SGD\(lr=0.2",
         ),
         (_sparse(num_shards=9), "num_shards is 256, asked for was 9"),
         (TableDefinition("w", "dense", (3,)), "kind is 'sparse', asked for was 'dense'"),

@@ -253,19 +253,6 @@ def test_what_is_not_there_yet_says_what_there_is(client, sparse, dense, option,
         dense(shape=(3,), **option)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: fastps.optimizers.Momentum(lr=0.1, momentum=0.9),
-        lambda: fastps.optimizers.RMSProp(lr=0.1),
-        lambda: fastps.optimizers.Adam(lr=0.1),
-    ],
-)
-def test_optimizers_that_are_not_there_yet(sparse, make) -> None:
-    with pytest.raises(errors.ConfigError, match="FTRL"):
-        sparse(optimizer=make())
-
-
 def test_checkpoints_are_not_there_yet(client, tmp_path) -> None:
     for call in (client.save, client.save_async, client.restore):
         with pytest.raises(errors.ConfigError):
