@@ -7,13 +7,11 @@
 namespace fastps::avx2 {
 namespace {
 #include "kernels/vectors-inl.h"
+//
+#include "kernels/vectors-avx-inl.h"
 
 constexpr size_t kLanes = 8;
-constexpr size_t kColumnLanes = 8;
-constexpr bool kMasks = false;
-
-inline Vector<4> Sqrt(Vector<4> x) { return _mm_sqrt_ps(x); }
-inline Vector<8> Sqrt(Vector<8> x) { return _mm256_sqrt_ps(x); }
+constexpr size_t kWideLanes = 8;
 
 #include "kernels/loops-inl.h"
 }  // namespace

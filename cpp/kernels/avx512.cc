@@ -1,39 +1,57 @@
-// The loops for CPUs with AVX-512 F, VL, DQ and BW. Only this file is compiled for them (see
-// cpp/CMakeLists.txt), and it defines no symbol but the table.
+// The loops that AVX-512 (F and VL) makes faster than AVX2: see kernels.h. Only this file is
+// compiled for it (see cpp/CMakeLists.txt), and it defines no symbols but these loops.
 #include <immintrin.h>
 
 #include "kernels/kernels.h"
 
-namespace fastps::avx512 {
+namespace fastps {
+
+namespace avx2 {
+extern const Kernels kKernels;
+}
+
+namespace avx512 {
 namespace {
 #include "kernels/vectors-inl.h"
+//
+#include "kernels/vectors-avx-inl.h"
 
 constexpr size_t kLanes = 8;
-constexpr size_t kColumnLanes = 8;
-constexpr bool kMasks = true;
+constexpr size_t kWideLanes = 16;
 
-inline Vector<4> Sqrt(Vector<4> x) { return _mm_sqrt_ps(x); }
-inline Vector<8> Sqrt(Vector<8> x) { return _mm256_sqrt_ps(x); }
-
-// The first n floats, 0 in the other lanes, and nothing past them is touched.
-inline unsigned MaskOf(size_t n) { return (1u << n) - 1u; }
-inline Vector<4> LoadPart(Vector<4>, const float* from, size_t n) {
-  return _mm_maskz_loadu_ps(static_cast<__mmask8>(MaskOf(n)), from);
-}
-inline Vector<8> LoadPart(Vector<8>, const float* from, size_t n) {
-  return _mm256_maskz_loadu_ps(static_cast<__mmask8>(MaskOf(n)), from);
-}
-inline void StorePart(float* to, Vector<4> vector, size_t n) {
-  _mm_mask_storeu_ps(to, static_cast<__mmask8>(MaskOf(n)), vector);
-}
-inline void StorePart(float* to, Vector<8> vector, size_t n) {
-  _mm256_mask_storeu_ps(to, static_cast<__mmask8>(MaskOf(n)), vector);
-}
+// All lanes of a masked root: the intrinsic without mask draws a false warning from g++ 12.
+inline Vector<16> Sqrt(Vector<16> x) { return _mm512_maskz_sqrt_ps(0xffff, x); }
 
 #include "kernels/loops-inl.h"
+
+// Narrow rows are left to AVX2. `loops` is the rule's field of the tables.
+template <class Rule, UpdateLoops Kernels::* loops>
+void WideRows(float* const* rows, const float* gradients, size_t n_rows, size_t width,
+              const RuleConstants& constants) {
+  if (width < kWideMin) {
+    (avx2::kKernels.*loops).rows(rows, gradients, n_rows, width, constants);
+  } else {
+    Rows<Rule>(rows, gradients, n_rows, width, constants);
+  }
+}
+
+template <class Rule, UpdateLoops Kernels::* loops>
+void WideBlock(const RowSpan& block, const float* gradients, size_t n_rows, size_t width,
+               const RuleConstants& constants) {
+  if (width < kWideMin) {
+    (avx2::kKernels.*loops).block(block, gradients, n_rows, width, constants);
+  } else {
+    Block<Rule>(block, gradients, n_rows, width, constants);
+  }
+}
+
 }  // namespace
 
-extern const Kernels kKernels;
-constinit const Kernels kKernels = MakeTable("avx512");
+extern const UpdateLoops kAdam, kFtrl;
+constinit const UpdateLoops kAdam = {&WideRows<AdamStep, &Kernels::adam>,
+                                     &WideBlock<AdamStep, &Kernels::adam>};
+constinit const UpdateLoops kFtrl = {&WideRows<FtrlStep, &Kernels::ftrl>,
+                                     &WideBlock<FtrlStep, &Kernels::ftrl>};
 
-}  // namespace fastps::avx512
+}  // namespace avx512
+}  // namespace fastps

@@ -6,8 +6,7 @@ namespace {
 #include "kernels/vectors-inl.h"
 
 constexpr size_t kLanes = 4;
-constexpr size_t kColumnLanes = 4;
-constexpr bool kMasks = false;
+constexpr size_t kWideLanes = 4;
 
 inline Vector<4> Sqrt(Vector<4> x) {
   return Vector<4>{Sqrt(x[0]), Sqrt(x[1]), Sqrt(x[2]), Sqrt(x[3])};

@@ -13,22 +13,24 @@ namespace avx2 {
 extern const Kernels kKernels;
 }
 namespace avx512 {
-extern const Kernels kKernels;
+extern const UpdateLoops kAdam, kFtrl;
 }
 
 namespace {
 
-// Slowest first.
-constexpr std::array<const Kernels*, 3> kCompiled = {&baseline::kKernels, &avx2::kKernels,
-                                                     &avx512::kKernels};
+Kernels Avx512Kernels() {
+  Kernels kernels = avx2::kKernels;
+  kernels.name = "avx512";
+  kernels.adam = avx512::kAdam;
+  kernels.ftrl = avx512::kFtrl;
+  return kernels;
+}
 
-// How many of kCompiled, from the front, this CPU can run. The builtin asks the operating system's
+// How many tables, from the slowest on, this CPU can run. The builtin asks the operating system's
 // support of the wide registers as well.
 size_t CountRunnable() {
   if (!__builtin_cpu_supports("avx2")) return 1;
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-  return avx512 ? 3 : 2;
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") ? 3 : 2;
 }
 
 // Null until ForceKernels is called.
@@ -37,8 +39,11 @@ constinit std::atomic<const Kernels*> forced{nullptr};
 }  // namespace
 
 std::span<const Kernels* const> AvailableKernels() {
+  static const Kernels avx512_kernels = Avx512Kernels();
+  static const std::array<const Kernels*, 3> compiled = {&baseline::kKernels, &avx2::kKernels,
+                                                         &avx512_kernels};
   static const size_t n_runnable = CountRunnable();
-  return std::span(kCompiled).first(n_runnable);
+  return std::span(compiled).first(n_runnable);
 }
 
 const Kernels& ActiveKernels() {

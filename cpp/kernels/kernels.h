@@ -3,17 +3,20 @@
 // element-wise, -ffp-contract=off forbids fused multiply-add, and only + - * / sqrt are used.
 // Tables are immutable: any thread may use them.
 //
-// avx512 computes with the same 256-bit vectors as avx2, and masks what does not fill one. Measured
-// on a Zen 4 core (nanoseconds a float, rows in the L2 cache, by width):
+// Each loop runs on the widest vectors that pay for its rule and width. Nanoseconds a float on a
+// Zen 4 core, rows anywhere in the L2 cache, by width:
 //
-//                AdaGrad                         Adam
-//                   1     3     7    16    64       1     3     7    16    64
-//     baseline   1.23  1.04  0.72  0.57  0.57    3.03  2.28  1.42  0.75  0.66
-//     avx2       0.91  1.03  0.71  0.28  0.28    2.07  2.23  1.33  0.46  0.35
-//     avx512     0.92  0.80  0.38  0.29  0.28    2.12  1.68  0.72  0.48  0.35
+//              AdaGrad                     FTRL                        Adam
+//                 1     3     7    64         1     3     7    64         1     3     7    64
+//   one by one 2.33  2.28  2.27     -      5.67  5.56  5.55     -      5.50  3.37  2.79     -
+//   baseline   1.22  1.09  0.71  0.57      2.62  3.48  2.14  1.42      3.06  2.99  1.67  0.65
+//   avx2       0.88  1.03  0.64  0.28      1.55  2.31  1.24  0.70      2.07  2.24  1.18  0.34
+//   avx512     as avx2                     as avx2            0.66     as avx2            0.32
 //
-// 512-bit vectors were at best 3 % faster for rules that divide and no faster for others, and slow
-// down the clock of some CPUs: refused.
+// avx512 is avx2 but for FTRL and Adam from width 64 on: there 512 bits win 5 to 9 %, elsewhere at
+// most 3 %, and they lose up to a quarter on narrow rows of Adam. Its masks are not used: they
+// halve the time of widths 5 to 7 where rows lie apart, but a masked load waits for the stores to
+// the row before it, which made rows that lie side by side 2 to 4 times slower.
 #pragma once
 
 #include <cfloat>

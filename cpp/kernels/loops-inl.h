@@ -5,9 +5,10 @@
 // Plain C and builtins only: an inline function of std, compiled here for AVX2, could be the copy
 // that the linker keeps for the whole program, and crash an older CPU.
 //
-// A target defines: kLanes, the floats of its vectors; Sqrt of each size it uses; kMasks, whether
-// it can load and store a part of a vector, with LoadPart and StorePart if so.
+// A target defines: kLanes, the floats of its vectors; kWideLanes, those of the ones for long spans
+// of rules that divide; Sqrt of both sizes and of 4; LoadPart and StorePart of kLanes.
 #include "kernels/steps-inl.h"
+#include "kernels/sums-inl.h"
 
 // What is called in loops must be inlined: the constants then stay in registers.
 #define FASTPS_INLINE inline __attribute__((always_inline))
@@ -59,46 +60,59 @@ FASTPS_INLINE void StepWhole(const RuleConstants& c, const RowTerms<F>& row, con
       [](float* to, F vector) { Store<F>(to, vector); });
 }
 
+// Fewer floats than fill an F, loaded and stored by moves of their own: a masked move is treated as
+// if it touched all lanes, and waits for the stores to the row before it.
+template <class Rule, class F>
+FASTPS_INLINE void StepPart(const RuleConstants& c, RowTerms<float> row, const Place& place,
+                            const float* gradients, size_t i, size_t n) {
+  StepAt<Rule, F>(
+      c, Spread<F>(row), place, gradients, i,
+      [n](const float* from) { return LoadPart(F{}, from, n); },
+      [n](float* to, F vector) { StorePart(to, vector, n); });
+}
+
+// Shorter spans gain nothing from the wider vectors of a target that has them.
+constexpr size_t kWideMin = 64;
+
 // The n floats from i on. Requires: n < kLanes.
 template <class Rule>
 FASTPS_INLINE void StepRest(const RuleConstants& c, RowTerms<float> row, const Place& place,
                             const float* gradients, size_t i, size_t n) {
-  using F = Vector<4>;
-  const RowTerms<F> spread = Spread<F>(row);
-  if (n >= 4) {
-    StepWhole<Rule, F>(c, spread, place, gradients, i);
-    i += 4;
-    n -= 4;
+  if constexpr (kLanes >= 8) {
+    if (n > 4) return StepPart<Rule, Vector<8>>(c, row, place, gradients, i, n);
   }
-  if (n == 1) return StepWhole<Rule, float>(c, row, place, gradients, i);
-  if (n == 0) return;
-  StepAt<Rule, F>(
-      c, spread, place, gradients, i, [n](const float* from) { return LoadFew(from, n); },
-      [n](float* to, F vector) { StoreFew(to, vector, n); });
-}
-
-// A span shorter than a vector, at once.
-template <class Rule, class F>
-FASTPS_INLINE void StepMasked(const RuleConstants& c, RowTerms<float> row, const Place& place,
-                              const float* gradients, size_t n) {
-  StepAt<Rule, F>(
-      c, Spread<F>(row), place, gradients, 0,
-      [n](const float* from) { return LoadPart(F{}, from, n); },
-      [n](float* to, F vector) { StorePart(to, vector, n); });
+  if (n == 4) {
+    StepWhole<Rule, Vector<4>>(c, Spread<Vector<4>>(row), place, gradients, i);
+  } else if (n > 1) {
+    StepPart<Rule, Vector<4>>(c, row, place, gradients, i, n);
+  } else if (n == 1) {
+    StepWhole<Rule, float>(c, row, place, gradients, i);
+  }
 }
 
 // Values that share their terms: a row, or a block of a rule without row slots.
 template <class Rule>
 FASTPS_INLINE void UpdateSpan(const RuleConstants& c, RowTerms<float> row, const Place& place,
                               const float* gradients, size_t n) {
-  if constexpr (kMasks) {
-    // Not after whole vectors: a masked load waits for stores near it, lanes masked out included.
-    if (n <= 4) return StepMasked<Rule, Vector<4>>(c, row, place, gradients, n);
-    if (n < 8) return StepMasked<Rule, Vector<8>>(c, row, place, gradients, n);
+  if (!Rule::kDivides && n < 4) {
+    for (size_t i = 0; i < n; ++i) {
+      StepWhole<Rule, float>(c, row, place, gradients, i);
+      __asm__ volatile("");  // for the compiler, whose vectors would make so short a loop slower
+    }
+    return;
+  }
+  size_t i = 0;
+  if constexpr (kWideLanes > kLanes && Rule::kDivides) {
+    if (n >= kWideMin) {
+      using F = Vector<kWideLanes>;
+      const RowTerms<F> spread = Spread<F>(row);
+      for (; i + kWideLanes <= n; i += kWideLanes) {
+        StepWhole<Rule, F>(c, spread, place, gradients, i);
+      }
+    }
   }
   using F = Vector<kLanes>;
   const RowTerms<F> spread = Spread<F>(row);
-  size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) StepWhole<Rule, F>(c, spread, place, gradients, i);
   StepRest<Rule>(c, row, place, gradients, i, n - i);
 }
@@ -144,15 +158,15 @@ template <class Rule>
 FASTPS_INLINE void TermsOfRows(const RuleConstants& c, float* const* rows, size_t n_rows,
                                size_t width, RowTerms<float>* terms) {
   const size_t offset = (1 + Rule::kSlots) * width;
-  using F = Vector<kColumnLanes>;
+  using F = Vector<kLanes>;
   size_t i = 0;
-  for (; i + kColumnLanes <= n_rows; i += kColumnLanes) {
+  for (; i + kLanes <= n_rows; i += kLanes) {
     F row_slot0 = LoadColumn<F>(rows + i, offset);
     F row_slot1 = LoadColumn<F>(rows + i, offset + 1);
     const RowTerms<F> row = Rule::template AtRow<F>(c, row_slot0, row_slot1);
     StoreColumn<F>(rows + i, offset, row_slot0);
     StoreColumn<F>(rows + i, offset + 1, row_slot1);
-    for (size_t j = 0; j < kColumnLanes; ++j) terms[i + j] = {row.step[j], row.scale[j]};
+    for (size_t j = 0; j < kLanes; ++j) terms[i + j] = {row.step[j], row.scale[j]};
   }
   for (; i < n_rows; ++i) {
     terms[i] = Rule::template AtRow<float>(c, rows[i][offset], rows[i][offset + 1]);
@@ -166,8 +180,8 @@ inline void UpdateRowsOf(float* const* rows, const float* gradients, size_t n_ro
   size_t begin = 0;
   if (width == 1) {
     if constexpr (Rule::kDivides) {
-      for (; begin + kColumnLanes <= n_rows; begin += kColumnLanes) {
-        UpdateColumn<Rule, Vector<kColumnLanes>>(c, rows + begin, gradients + begin);
+      for (; begin + kLanes <= n_rows; begin += kLanes) {
+        UpdateColumn<Rule, Vector<kLanes>>(c, rows + begin, gradients + begin);
       }
     }
     for (; begin < n_rows; ++begin) {
@@ -247,58 +261,6 @@ void Block(const RowSpan& block, const float* gradients, size_t n_rows, size_t w
     UpdateBlockOf<Decayed<Rule>>(block, gradients, n_rows, width, constants);
   } else {
     UpdateBlockOf<Rule>(block, gradients, n_rows, width, constants);
-  }
-}
-
-inline void Add(float* __restrict sums, const float* __restrict addends, size_t n) {
-  for (size_t i = 0; i < n; ++i) sums[i] = sums[i] + addends[i];
-}
-
-// Four addends in one pass over the sums.
-inline void AddFour(float* __restrict sums, const float* __restrict a, const float* __restrict b,
-                    const float* __restrict c, const float* __restrict d, size_t n) {
-  for (size_t i = 0; i < n; ++i) sums[i] = (((sums[i] + a[i]) + b[i]) + c[i]) + d[i];
-}
-
-inline void SumOfTwo(float* __restrict sums, const float* __restrict a, const float* __restrict b,
-                     size_t n) {
-  for (size_t i = 0; i < n; ++i) sums[i] = a[i] + b[i];
-}
-
-inline void SumBlocks(float* sums, const float* const* addends, size_t n_addends, size_t n) {
-  if (n_addends == 1) {
-    __builtin_memcpy(sums, addends[0], n * sizeof(float));
-    return;
-  }
-  constexpr size_t kFloats = 2048;  // the sums stay in the L1 cache from one addend to the next
-  for (size_t begin = 0; begin < n; begin += kFloats) {
-    const size_t size = n - begin < kFloats ? n - begin : kFloats;
-    float* const part = sums + begin;
-    SumOfTwo(part, addends[0] + begin, addends[1] + begin, size);
-    size_t i = 2;
-    for (; i + 4 <= n_addends; i += 4) {
-      AddFour(part, addends[i] + begin, addends[i + 1] + begin, addends[i + 2] + begin,
-              addends[i + 3] + begin, size);
-    }
-    for (; i < n_addends; ++i) Add(part, addends[i] + begin, size);
-  }
-}
-
-inline void SumRows(float* sums, const float* const* addends, const size_t* begins, size_t n_rows,
-                    size_t width) {
-  for (size_t row = 0; row < n_rows; ++row) {
-    const float* const* const first = addends + begins[row];
-    const size_t n_addends = begins[row + 1] - begins[row];
-    float* const sum = sums + row * width;
-    if (width >= kLanes) {
-      SumBlocks(sum, first, n_addends, width);
-      continue;
-    }
-    for (size_t column = 0; column < width; ++column) {
-      float total = first[0][column];
-      for (size_t i = 1; i < n_addends; ++i) total = total + first[i][column];
-      sum[column] = total;
-    }
   }
 }
 

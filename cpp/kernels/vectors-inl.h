@@ -23,14 +23,14 @@ inline void Store(float* to, F vector) {
   __builtin_memcpy(to, &vector, sizeof(F));
 }
 
-// The first n floats, and 0 in the other lanes. Requires: 1 <= n <= 3.
-inline Vector<4> LoadFew(const float* from, size_t n) {
+// The first n floats, and 0 in the other lanes. The first argument is there for its type.
+// Requires: 1 <= n <= 3.
+inline Vector<4> LoadPart(Vector<4>, const float* from, size_t n) {
   if (n == 1) return Vector<4>{from[0], 0, 0, 0};
   if (n == 2) return Vector<4>{from[0], from[1], 0, 0};
   return Vector<4>{from[0], from[1], from[2], 0};
 }
-
-inline void StoreFew(float* to, Vector<4> vector, size_t n) {
+inline void StorePart(float* to, Vector<4> vector, size_t n) {
   to[0] = vector[0];
   if (n > 1) to[1] = vector[1];
   if (n > 2) to[2] = vector[2];
