@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,3 +171,16 @@ def test_tables_are_bounded() -> None:
     assert [table.table_id for table in registry.all()[:3]] == [1, 2, 3]
     with pytest.raises(ConfigError, match="4096"):
         registry.check_room()
+
+
+def test_rules_with_state_per_row_need_rows_that_fit_a_message() -> None:
+    wanted = TableDefinition(
+        name="w",
+        kind="dense",
+        shape=(1, 1 << 24),
+        optimizer=optimizers.Adam().to_json(),
+        num_shards=1,
+    )
+    with pytest.raises(ConfigError, match="num_shards"):
+        complete(wanted, 1)
+    assert complete(dataclasses.replace(wanted, num_shards=16), 1).num_shards == 16

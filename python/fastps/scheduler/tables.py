@@ -145,6 +145,9 @@ def complete(wanted: TableDefinition, n_servers: int) -> TableDefinition:
             f"dense table {wanted.name!r}: num_shards is {definition.num_shards}, but shape "
             f"{shape} has only {elements_of(shape)} elements"
         )
+    if definition.kind == "dense":
+        rule = optimizers.from_json(definition.optimizer)
+        optimizers.check_row_parts(wanted.name, rule, shape, definition.num_shards)
     return definition
 
 
