@@ -123,6 +123,8 @@ def test_nothing_outlives_it(number: signal.Signals) -> None:
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Where tests run in the background, SIGINT may be ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         wait_until(5, least=True)  # it, the launcher, the scheduler, a server, a worker
