@@ -23,9 +23,12 @@ FORMAT_MD = Path(__file__).parents[1] / "cpp" / "wire" / "FORMAT.md"
 GOLDEN = Path(__file__).parent / "golden" / "wire_v1"
 
 BOOT_ID = bytes(range(0x10, 0x20))
-OPS = {"pull": 1, "push": 2, "assign": 3, "remove": 4, "contains": 5, "scan": 6, "stats": 7}
-WRITES = {2, 3, 4}
-CARRY_VALUES = {2, 3}
+OPS = {
+    **{"pull": 1, "push": 2, "assign": 3, "remove": 4, "contains": 5, "scan": 6, "stats": 7},
+    "set_lr": 8,
+}
+WRITES = {2, 3, 4, 8}
+CARRY_VALUES = {2, 3, 8}
 
 
 def uint64s(values: Any = ()) -> Array:
@@ -145,6 +148,9 @@ EXAMPLES: dict[str, Callable[[], Frames]] = {
     ),
     "remove_request": lambda: _core_test.encode_request(
         request(op=OPS["remove"], parts=[(2, 1, 1, 1, 0)], keys=uint64s([7]))
+    ),
+    "set_lr_request": lambda: _core_test.encode_request(
+        request(op=OPS["set_lr"], parts=[(2, 1, 1, 0, 1)], values=floats([0.5]))
     ),
     "contains_reply": lambda: _core_test.encode_reply(
         reply(parts=[(2, 0, 0, 0, 0)], flags=np.array([1, 0, 1], dtype=np.uint8))
@@ -553,7 +559,7 @@ def test_counts_of_parts_that_overflow_together_are_refused() -> None:
     ("fields", "why"),
     [
         ({"op": 0}, "unknown operation"),
-        ({"op": 8}, "unknown operation"),
+        ({"op": 9}, "unknown operation"),
         ({"op": 2, "parts": [(0, 1, 0, 0, 0)]}, "without a sequence"),
         ({"op": 4, "parts": [(0, 1, 1, 0, 1)], "values": floats([1])}, "values where none belong"),
         ({"op": 1, "parts": [(0, 1, 0, 1, 0)]}, "counts"),

@@ -384,7 +384,7 @@ def test_growth_needs_little_more_room_than_the_keys() -> None:
 # ---- Shard
 
 RULES = {"Accumulate": 1, "SGD": 2, "AdaGrad": 3, "FTRL": 4}
-CODE_OK, CODE_GAP, CODE_SHAPE, CODE_VALUE = 0, 3, 18, 19
+CODE_OK, CODE_GAP, CODE_SHAPE, CODE_VALUE, CODE_CONFIG = 0, 3, 18, 19, 24
 ZEROS, CONSTANT, UNIFORM = (1, 0, 0.0, 0.0), (2, 0, 0.5, 0.0), (3, 42, -1.0, 1.0)
 
 
@@ -596,6 +596,26 @@ def test_a_refused_write_uses_its_sequence_and_changes_nothing(
     assert shard.figures()[2] == 0
     assert shard.apply(kind, key, good, sequence=2) == (CODE_OK, 0)
     assert shard.pull(key).tolist() == [1, 2, 3]
+
+
+def test_a_rate_is_a_numbered_write() -> None:
+    shard = sparse(SGD(lr=1.0), row_width=1)
+    key, one, none = uint64s([7]), floats([1]), uint64s([])
+    assert shard.apply("set_lr", none, floats([0.5]), sequence=1) == (CODE_OK, 0)
+    assert shard.apply("set_lr", none, floats([0.25]), sequence=2) == (CODE_OK, 0)
+    assert shard.apply("set_lr", none, floats([0.5]), sequence=1) == (CODE_OK, 0), "a repeat"
+    shard.apply("push", key, one, sequence=3)
+    assert shard.pull(key) == [-0.25]
+    assert shard.figures()[2] == 3
+    for selection, values, code in [
+        (key, floats([0.5]), CODE_SHAPE),
+        (none, floats([]), CODE_SHAPE),
+        (none, floats([np.nan]), CODE_CONFIG),
+        (none, floats([-1]), CODE_CONFIG),
+    ]:
+        assert shard.apply("set_lr", selection, values) == (code, 0)
+    assert sparse().apply("set_lr", none, floats([0.5])) == (CODE_CONFIG, 0)
+    assert shard.figures()[2] == 3
 
 
 def test_the_answers_of_the_last_64_writes_are_kept() -> None:

@@ -275,23 +275,6 @@ def test_key_sets_are_not_there_yet_or_work(sparse) -> None:
         fastps.KeySet([1.5])
 
 
-def test_a_rate_is_changed_or_the_change_is_not_there_yet(sparse) -> None:
-    table = sparse(optimizer=fastps.optimizers.SGD(lr=1.0))
-    try:
-        table.set_lr(0.5)
-    except errors.ConfigError:
-        rate = 1.0
-    else:
-        rate = 0.5
-    table.push([1], [1.0])
-    assert table.pull(1) == -rate
-
-
-def test_gradients_of_a_table_without_rate_have_no_rate(sparse) -> None:
-    with pytest.raises(errors.ConfigError):
-        sparse().set_lr(0.5)
-
-
 @pytest.mark.parametrize("timeout", [-1, math.nan, "soon"])
 def test_timeouts_that_are_none(client, table, timeout) -> None:
     with pytest.raises((errors.FastPSError, TypeError)):

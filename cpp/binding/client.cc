@@ -136,6 +136,18 @@ class ClientHandle {
         .Result(timeout);
   }
 
+  void SetLr(uint32_t table, float lr, double timeout) {
+    const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
+      return MakeShardValueBatch(plan);
+    };
+    const Floats value(1, &lr);  // lives until a write that timed out has copied it
+    CallArrays arrays;
+    arrays.values = value.data();
+    Start(Op::kSetLr, PlanOf(table), make, arrays, py::none(), Client::Mode::kBlocking,
+          DeadlineAfter(timeout))
+        .Result(timeout);
+  }
+
   py::object Stats(uint32_t table, double timeout) {
     const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
       return MakeShardBatch(plan);
@@ -413,6 +425,7 @@ void BindClient(py::module_& m) {
           table, rows, values, timeout)
       .def("contains", &ClientHandle::Contains, table, keys, timeout)
       .def("remove", &ClientHandle::Remove, table, keys, timeout)
+      .def("set_lr", &ClientHandle::SetLr, table, py::arg("lr"), timeout)
       .def("stats", &ClientHandle::Stats, table, timeout)
       .def("scan", &ClientHandle::Scan, table, py::arg("shard"), py::arg("cursor"),
            py::arg("rows_max"), timeout)

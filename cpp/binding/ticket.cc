@@ -73,6 +73,7 @@ py::object Ticket::Take() {
       return TakeScan();
     case Op::kPush:
     case Op::kAssign:
+    case Op::kSetLr:
       break;
   }
   return py::none();

@@ -63,6 +63,9 @@ std::unique_ptr<Batch> MakeRowBatch(const ShardPlan& plan, std::span<const uint6
 // One part without keys for every shard: stats.
 std::unique_ptr<Batch> MakeShardBatch(const ShardPlan& plan);
 
+// The same, each part with the caller's one value: set_lr.
+std::unique_ptr<Batch> MakeShardValueBatch(const ShardPlan& plan);
+
 // One part for one shard, with `cursor` as its key: a step of a scan.
 std::unique_ptr<Batch> MakeScanBatch(const ShardPlan& plan, ShardId shard, uint64_t cursor,
                                      BufferPool& buffers);

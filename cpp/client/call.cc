@@ -21,6 +21,8 @@ Status StatusOf(Code code, const TableSpec& spec) {
       return Status(code, table + "the server refused the request: its shape does not fit");
     case Code::kValueRange:
       return Status(code, table + "the server refused a value: NaN, infinite or out of range");
+    case Code::kConfig:
+      return Status(code, table + "the server refused the setting: it does not fit the optimizer");
     case Code::kSessionEnded:
       return Status(code,
                     "the scheduler ended this client's session (its rank was given to "
@@ -131,6 +133,7 @@ void Call::TakeResults(size_t message, const Reply& reply) {
       return;
     case Op::kPush:
     case Op::kAssign:
+    case Op::kSetLr:
       return;
   }
 }

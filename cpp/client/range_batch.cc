@@ -163,7 +163,7 @@ void RangeBatch::Finish(const ShardPlan& plan, BufferPool& buffers) {
   ranges_begin_.push_back(ranges_.size());
 }
 
-// Parts without values.
+// Parts without values, or each with the caller's one value.
 class PlainBatch final : public Batch {
  public:
   PlainBatch(std::vector<PlannedMessage> messages, Buffer keys) {
@@ -171,10 +171,25 @@ class PlainBatch final : public Batch {
     keys_ = std::move(keys);
   }
   void GatherSums(size_t, const float*, float*) const override {}
-  void GatherLast(size_t, const float*, float*) const override {}
+  void GatherLast(size_t message, const float* rows, float* values) const override {
+    std::fill_n(values, messages_[message].n_values, *rows);
+  }
   void Scatter(size_t, const float*, float*) const override {}
   void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
 };
+
+std::vector<PlannedMessage> OnePartForEachShard(const ShardPlan& plan, uint32_t n_values) {
+  std::vector<PlannedMessage> messages;
+  for (size_t rank = 0; rank < plan.shard_of_rank.size(); ++rank) {
+    const uint32_t lane = plan.lane_of_rank[rank];
+    const ShardId shard = plan.shard_of_rank[rank];
+    if (messages.empty() || messages.back().lane != lane) messages.push_back({lane, {}, 0, 0, 0});
+    messages.back().parts.push_back(
+        {shard, plan.route->views[shard.value], Sequence(0), 0, n_values, 0});
+    messages.back().n_values += n_values;
+  }
+  return messages;
+}
 
 }  // namespace
 
@@ -205,14 +220,11 @@ std::unique_ptr<Batch> MakeRowBatch(const ShardPlan& plan, std::span<const uint6
 }
 
 std::unique_ptr<Batch> MakeShardBatch(const ShardPlan& plan) {
-  std::vector<PlannedMessage> messages;
-  for (size_t rank = 0; rank < plan.shard_of_rank.size(); ++rank) {
-    const uint32_t lane = plan.lane_of_rank[rank];
-    const ShardId shard = plan.shard_of_rank[rank];
-    if (messages.empty() || messages.back().lane != lane) messages.push_back({lane, {}, 0, 0, 0});
-    messages.back().parts.push_back({shard, plan.route->views[shard.value], Sequence(0), 0, 0, 0});
-  }
-  return std::make_unique<PlainBatch>(std::move(messages), Buffer());
+  return std::make_unique<PlainBatch>(OnePartForEachShard(plan, 0), Buffer());
+}
+
+std::unique_ptr<Batch> MakeShardValueBatch(const ShardPlan& plan) {
+  return std::make_unique<PlainBatch>(OnePartForEachShard(plan, 1), Buffer());
 }
 
 std::unique_ptr<Batch> MakeScanBatch(const ShardPlan& plan, ShardId shard, uint64_t cursor,

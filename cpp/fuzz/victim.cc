@@ -214,7 +214,9 @@ void TakeReply(Victim& victim, std::span<const Bytes> frames) {
     for (uint8_t op = 1; op <= 7; ++op) {
       std::shared_ptr<const Batch> batch;
       std::shared_ptr<KeySetState> state;
-      if (static_cast<Op>(op) == Op::kStats) {
+      if (static_cast<Op>(op) == Op::kSetLr) {
+        batch = MakeShardValueBatch(*plan);
+      } else if (static_cast<Op>(op) == Op::kStats) {
         batch = MakeShardBatch(*plan);
       } else if (static_cast<Op>(op) == Op::kScan) {
         batch = MakeScanBatch(*plan, ShardId(0), 0, *victim.buffers);

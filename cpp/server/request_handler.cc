@@ -16,6 +16,19 @@ constexpr size_t kScanValuesGoal = size_t{4 << 20} / sizeof(float);
 void SetCode(PartResult* result, Code code) { result->code = static_cast<uint8_t>(code); }
 bool IsOk(const PartResult& result) { return result.code == static_cast<uint8_t>(Code::kOk); }
 
+Write::Kind KindOf(Op op) {
+  switch (op) {
+    case Op::kPush:
+      return Write::Kind::kPush;
+    case Op::kAssign:
+      return Write::Kind::kAssign;
+    case Op::kSetLr:
+      return Write::Kind::kSetLr;
+    default:
+      return Write::Kind::kRemove;
+  }
+}
+
 // Copies a vector into a pooled buffer, which can leave as a frame.
 template <class T>
 Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
@@ -94,8 +107,8 @@ std::shared_ptr<RequestHandler::Table> RequestHandler::MakeTable(const TableRout
     if (route.servers[i] != self) continue;
     table->shards[i] = std::make_unique<Shard>(
         route.spec.kind == TableKind::kSparse
-            ? MakeSparseShard(&table->spec, table->rule.get(), &pages_)
-            : MakeDenseShard(&table->spec, ShardId(i), table->rule.get(), &pages_));
+            ? MakeSparseShard(&table->spec, table->rule, &pages_)
+            : MakeDenseShard(&table->spec, ShardId(i), table->rule, &pages_));
   }
   return table;
 }
@@ -166,6 +179,7 @@ void RequestHandler::Submit(const Request& request, ReplySink& replies) {
       case Op::kPush:
       case Op::kAssign:
       case Op::kRemove:
+      case Op::kSetLr:
         HandleWrite(request, parts, &reply);
         break;
       case Op::kContains:
@@ -214,9 +228,7 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
 
 void RequestHandler::HandleWrite(const Request& request, std::span<const Part> parts,
                                  OwnedReply* reply) {
-  const Write::Kind kind = request.op == Op::kPush     ? Write::Kind::kPush
-                           : request.op == Op::kAssign ? Write::Kind::kAssign
-                                                       : Write::Kind::kRemove;
+  const Write::Kind kind = KindOf(request.op);
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
     const WriteResult result =

@@ -39,7 +39,7 @@ class RequestHandler final : public RequestSink {
  private:
   struct Table {
     TableSpec spec;
-    std::unique_ptr<const UpdateRule> rule;
+    std::shared_ptr<const UpdateRule> rule;
     std::vector<std::unique_ptr<Shard>> shards;  // by ShardId; null where another server has it
   };
   // What one request sees: a map and the tables of that map.

@@ -14,35 +14,35 @@ namespace {
 
 class DenseShard final : public ShardData {
  public:
-  DenseShard(const TableSpec* spec, ShardId shard, const UpdateRule* rule, PagePool* pool)
-      : spec_(spec),
-        rule_(rule),
-        block_(DenseShardRange(spec->n_rows * spec->row_width, spec->num_shards, shard)),
-        first_row_(block_.begin / spec->row_width),
+  DenseShard(const TableSpec* spec_of_table, ShardId shard,
+             std::shared_ptr<const UpdateRule> rule_of_table, PagePool* pool)
+      : ShardData(spec_of_table, std::move(rule_of_table)),
+        block_(DenseShardRange(spec().n_rows * spec().row_width, spec().num_shards, shard)),
+        first_row_(block_.begin / spec().row_width),
         values_(pool, block_.size()) {
-    if (rule->n_slots() > 0) slot0_ = PageArray<float>(pool, block_.size());
-    if (rule->n_slots() > 1) slot1_ = PageArray<float>(pool, block_.size());
+    if (rule().n_slots() > 0) slot0_ = PageArray<float>(pool, block_.size());
+    if (rule().n_slots() > 1) slot1_ = PageArray<float>(pool, block_.size());
     if (block_.size() == 0) return;
-    const uint64_t last_row = (block_.end - 1) / spec->row_width;
-    if (rule->n_row_slots() > 0) {
+    const uint64_t last_row = (block_.end - 1) / spec().row_width;
+    if (rule().n_row_slots() > 0) {
       row_slot0_ = PageArray<float>(pool, last_row - first_row_ + 1);
       row_slot1_ = PageArray<float>(pool, last_row - first_row_ + 1);
     }
     for (uint64_t row = first_row_; row <= last_row; ++row) {
-      const ElementRange part = RowWithinBlock(row, spec->row_width, block_);
-      FillInitial(spec->initializer, row, part.begin - row * spec->row_width,
+      const ElementRange part = RowWithinBlock(row, spec().row_width, block_);
+      FillInitial(spec().initializer, row, part.begin - row * spec().row_width,
                   values_.data() + (part.begin - block_.begin), part.size());
     }
     ForEachRow(0, block_.size(), [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
-      rule_->ResetState(rows, n_rows, width);
+      rule().ResetState(rows, n_rows, width);
     });
   }
 
-  size_t row_width() const override { return spec_->row_width; }
+  size_t row_width() const override { return spec().row_width; }
   uint64_t n_rows() const override {
     if (block_.size() == 0) return 0;
     // A row cut by a block's edge is counted by the block that holds its first element.
-    const uint64_t width = spec_->row_width;
+    const uint64_t width = spec().row_width;
     return (block_.end + width - 1) / width - (block_.begin + width - 1) / width;
   }
   uint64_t bytes() const override {
@@ -56,7 +56,7 @@ class DenseShard final : public ShardData {
       if (ranges[i] < block_.begin || ranges[i] > ranges[i + 1] || ranges[i + 1] > block_.end) {
         return Code::kValueRange;
       }
-      if (rule_->n_row_slots() > 0 && !(IsRowEdge(ranges[i]) && IsRowEdge(ranges[i + 1]))) {
+      if (rule().n_row_slots() > 0 && !(IsRowEdge(ranges[i]) && IsRowEdge(ranges[i + 1]))) {
         return Code::kShapeMismatch;
       }
     }
@@ -82,7 +82,7 @@ class DenseShard final : public ShardData {
   void Push(Selection ranges, const float* gradients) override {
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
-        rule_->ApplyBlock(rows, gradients + begin, n_rows, width);
+        rule().ApplyBlock(rows, gradients + begin, n_rows, width);
       });
       gradients += n;
     });
@@ -92,7 +92,7 @@ class DenseShard final : public ShardData {
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));
       ForEachRow(offset, n, [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
-        rule_->ResetState(rows, n_rows, width);
+        rule().ResetState(rows, n_rows, width);
       });
       values += n;
     });
@@ -110,7 +110,7 @@ class DenseShard final : public ShardData {
 
   // Whether `element` begins or ends a row's part of the block.
   bool IsRowEdge(uint64_t element) const {
-    return element == block_.begin || element == block_.end || element % spec_->row_width == 0;
+    return element == block_.begin || element == block_.end || element % spec().row_width == 0;
   }
 
   // Calls work(rows, n_rows, width, begin) for stretches of rows of one width, the first of which
@@ -118,11 +118,11 @@ class DenseShard final : public ShardData {
   // block cuts have another width. Without row slots all is one.
   template <class Work>
   void ForEachRow(size_t offset, size_t n, Work work) {
-    if (rule_->n_row_slots() == 0) {
+    if (rule().n_row_slots() == 0) {
       work(At(offset), 1, n, 0);
       return;
     }
-    const uint64_t width = spec_->row_width;
+    const uint64_t width = spec().row_width;
     for (size_t begin = 0; begin < n;) {
       const uint64_t element = block_.begin + offset + begin;
       const uint64_t to_row_end = width - element % width;
@@ -139,7 +139,7 @@ class DenseShard final : public ShardData {
   }
 
   RowSpan At(size_t offset) {
-    const size_t row = (block_.begin + offset) / spec_->row_width - first_row_;
+    const size_t row = (block_.begin + offset) / spec().row_width - first_row_;
     return {values_.data() + offset, AtOrNull(slot0_, offset), AtOrNull(slot1_, offset),
             AtOrNull(row_slot0_, row), AtOrNull(row_slot1_, row)};
   }
@@ -148,8 +148,6 @@ class DenseShard final : public ShardData {
     return slot.data() == nullptr ? nullptr : slot.data() + offset;
   }
 
-  const TableSpec* const spec_;
-  const UpdateRule* const rule_;
   const ElementRange block_;
   const uint64_t first_row_;  // the row of the block's first element
   PageArray<float> values_;
@@ -162,8 +160,8 @@ class DenseShard final : public ShardData {
 }  // namespace
 
 std::unique_ptr<ShardData> MakeDenseShard(const TableSpec* spec, ShardId shard,
-                                          const UpdateRule* rule, PagePool* pool) {
-  return std::make_unique<DenseShard>(spec, shard, rule, pool);
+                                          std::shared_ptr<const UpdateRule> rule, PagePool* pool) {
+  return std::make_unique<DenseShard>(spec, shard, std::move(rule), pool);
 }
 
 }  // namespace fastps

@@ -41,6 +41,7 @@ WriteResult Shard::Execute(const Write& write) {
     ++apply_index_.value;
     return {Code::kOk, data_->Remove(write.selection)};
   }
+  if (write.kind == Write::Kind::kSetLr) return SetLr(write);
   if (write.values.size() != data_->ValueCount(write.selection)) {
     return {Code::kShapeMismatch, 0};
   }
@@ -69,6 +70,13 @@ WriteResult Shard::PushKnown(const Write& write) {
   ++apply_index_.value;
   data_->PushKnown(key_set.ref, write.values.data());
   return {Code::kOk, 0, true};
+}
+
+WriteResult Shard::SetLr(const Write& write) {
+  if (!write.selection.empty() || write.values.size() != 1) return {Code::kShapeMismatch, 0};
+  const Code code = data_->SetLr(write.values[0]);
+  if (code == Code::kOk) ++apply_index_.value;
+  return {code, 0};
 }
 
 Code Shard::CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values) {

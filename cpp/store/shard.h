@@ -22,13 +22,14 @@ struct KeySetUse {
 
 // One numbered change of a shard by one session.
 struct Write {
-  enum class Kind : uint8_t { kPush, kAssign, kRemove };
+  enum class Kind : uint8_t { kPush, kAssign, kRemove, kSetLr };
   Kind kind = Kind::kPush;
   SessionId session;
   Sequence sequence;  // 0: called in-process, where nothing is lost or repeated; not checked
   Selection selection;
-  std::span<const float> values;  // push: gradients; assign: values; remove: empty
-  KeySetUse key_set;              // push only
+  std::span<const float>
+      values;         // push: gradients; assign: values; set_lr: the rate; remove: empty
+  KeySetUse key_set;  // push only
 };
 
 struct WriteResult {
@@ -90,6 +91,7 @@ class Shard {
 
   WriteResult Execute(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult PushKnown(const Write& write) FASTPS_REQUIRES(mutex_);
+  WriteResult SetLr(const Write& write) FASTPS_REQUIRES(mutex_);
 
   Mutex mutex_;
   const std::unique_ptr<ShardData> data_;  // its contents are guarded by mutex_

@@ -34,6 +34,10 @@ class ShardData {
  public:
   virtual ~ShardData() = default;
 
+  // Another learning rate, from the next gradient on. kConfig, and no change, when the rule has
+  // none or `lr` is not legal.
+  Code SetLr(float lr);
+
   // kOk when the selection fits this shard, else kShapeMismatch or kValueRange.
   virtual Code Check(Selection selection) const = 0;
   virtual size_t row_width() const = 0;
@@ -65,12 +69,25 @@ class ShardData {
 
   virtual uint64_t n_rows() const = 0;
   virtual uint64_t bytes() const = 0;
+
+ protected:
+  ShardData(const TableSpec* spec, std::shared_ptr<const UpdateRule> rule)
+      : spec_(spec), rule_spec_(spec->rule), rule_(std::move(rule)) {}
+
+  const TableSpec& spec() const { return *spec_; }
+  const UpdateRule& rule() const { return *rule_; }
+
+ private:
+  const TableSpec* const spec_;
+  RuleSpec rule_spec_;  // of rule_
+  std::shared_ptr<const UpdateRule> rule_;
 };
 
-// Any of the pointers must outlive the shard.
-std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec, const UpdateRule* rule,
-                                           PagePool* pool);
+// `rule` is that of `spec`, shared by the table's shards until one of them gets another rate. The
+// pointers must outlive the shard.
+std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec,
+                                           std::shared_ptr<const UpdateRule> rule, PagePool* pool);
 std::unique_ptr<ShardData> MakeDenseShard(const TableSpec* spec, ShardId shard,
-                                          const UpdateRule* rule, PagePool* pool);
+                                          std::shared_ptr<const UpdateRule> rule, PagePool* pool);
 
 }  // namespace fastps

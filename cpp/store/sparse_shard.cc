@@ -20,11 +20,11 @@ constexpr size_t kKnownPlacesMin = 65536;
 
 class SparseShard final : public ShardData {
  public:
-  SparseShard(const TableSpec* spec, const UpdateRule* rule, PagePool* pool)
-      : spec_(spec),
-        rule_(rule),
-        width_(spec->row_width),
-        row_floats_(rule->row_floats(width_)),
+  SparseShard(const TableSpec* spec_of_table, std::shared_ptr<const UpdateRule> rule_of_table,
+              PagePool* pool)
+      : ShardData(spec_of_table, std::move(rule_of_table)),
+        width_(spec().row_width),
+        row_floats_(rule().row_floats(width_)),
         inline_rows_(row_floats_ == 1),
         index_(pool),
         arena_(pool, row_floats_) {}
@@ -44,7 +44,7 @@ class SparseShard final : public ShardData {
       for (size_t i = 0; i < n; ++i) {
         float* const value = values + (begin + i) * width_;
         if (rows[i] == nullptr) {
-          FillInitial(spec_->initializer, keys[begin + i], 0, value, width_);
+          FillInitial(spec().initializer, keys[begin + i], 0, value, width_);
         } else {
           CopyValue(rows[i], value);
         }
@@ -56,7 +56,7 @@ class SparseShard final : public ShardData {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       std::array<float*, kBlockKeys> rows;
       FindOrCreateRows(keys.subspan(begin, n), rows.data());
-      rule_->ApplyRows(rows.data(), gradients + begin * width_, n, width_);
+      rule().ApplyRows(rows.data(), gradients + begin * width_, n, width_);
     });
   }
 
@@ -102,7 +102,7 @@ class SparseShard final : public ShardData {
 
   void PushKnown(const KeySetRef& ref, const float* gradients) override {
     ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
-      rule_->ApplyRows(rows, gradients + begin * width_, n, width_);
+      rule().ApplyRows(rows, gradients + begin * width_, n, width_);
     });
   }
 
@@ -219,18 +219,16 @@ class SparseShard final : public ShardData {
     uint32_t* const payload = index_.Insert(key);
     if (!inline_rows_) *payload = arena_.Allocate();
     float* const row = RowOf(payload);
-    FillInitial(spec_->initializer, key, 0, row, width_);
+    FillInitial(spec().initializer, key, 0, row, width_);
     ResetState(row);
     return payload;
   }
 
   void ResetState(float* row) const {
-    float* const row_slots = row + width_ * (1 + rule_->n_slots());
-    rule_->ResetState({row, row + width_, row + 2 * width_, row_slots, row_slots + 1}, 1, width_);
+    float* const row_slots = row + width_ * (1 + rule().n_slots());
+    rule().ResetState({row, row + width_, row + 2 * width_, row_slots, row_slots + 1}, 1, width_);
   }
 
-  const TableSpec* const spec_;
-  const UpdateRule* const rule_;
   const size_t width_;
   const size_t row_floats_;
   const bool inline_rows_;
@@ -242,9 +240,9 @@ class SparseShard final : public ShardData {
 
 }  // namespace
 
-std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec, const UpdateRule* rule,
-                                           PagePool* pool) {
-  return std::make_unique<SparseShard>(spec, rule, pool);
+std::unique_ptr<ShardData> MakeSparseShard(const TableSpec* spec,
+                                           std::shared_ptr<const UpdateRule> rule, PagePool* pool) {
+  return std::make_unique<SparseShard>(spec, std::move(rule), pool);
 }
 
 }  // namespace fastps

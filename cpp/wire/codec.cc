@@ -164,7 +164,7 @@ Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
   if (Status status = DecodeHead(frames, &header, &part_headers_, &trailer); !status.ok()) {
     return status;
   }
-  if (header.op < static_cast<uint8_t>(Op::kPull) || header.op > static_cast<uint8_t>(Op::kStats)) {
+  if (header.op < static_cast<uint8_t>(Op::kPull) || header.op > static_cast<uint8_t>(Op::kSetLr)) {
     return Malformed("unknown operation");
   }
   const Op op = static_cast<Op>(header.op);

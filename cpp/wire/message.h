@@ -22,6 +22,7 @@ enum class Op : uint8_t {
   kContains = 5,
   kScan = 6,  // rows in no order, from a cursor on
   kStats = 7,
+  kSetLr = 8,  // the learning rate of the update rule, for each shard
 };
 
 // As users know it.
@@ -41,13 +42,19 @@ constexpr const char* OpName(Op op) {
       return "items";
     case Op::kStats:
       return "stats";
+    case Op::kSetLr:
+      return "set_lr";
   }
   return "call";
 }
 
 // Writes are numbered, applied once and acknowledged.
-constexpr bool IsWrite(Op op) { return op == Op::kPush || op == Op::kAssign || op == Op::kRemove; }
-constexpr bool CarriesValues(Op op) { return op == Op::kPush || op == Op::kAssign; }
+constexpr bool IsWrite(Op op) {
+  return op == Op::kPush || op == Op::kAssign || op == Op::kRemove || op == Op::kSetLr;
+}
+constexpr bool CarriesValues(Op op) {
+  return op == Op::kPush || op == Op::kAssign || op == Op::kSetLr;
+}
 
 // Whom a message is meant for: a server of another cluster, epoch or process life refuses it.
 struct Stamp {

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from fastps import _values
@@ -65,6 +65,29 @@ class Optimizer:
         """
         described = _values.to_json(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in described.items()}
+
+    def with_lr(self, lr: float) -> Optimizer:
+        """Return the same optimizer with another learning rate.
+
+        Raises
+        ------
+        ConfigError
+            It has none, or `lr` is no number.
+        ValueRangeError
+            `lr` is out of the optimizer's range.
+
+        >>> SGD(lr=0.5).with_lr(0.25)
+        SGD(lr=0.25, weight_decay=0.0)
+        """
+        if not any(field.name == "lr" for field in fields(self)):  # type: ignore[arg-type]
+            owner = type(self).__name__
+            raise ConfigError(
+                f"set_lr: the table's optimizer is {owner}, which has no lr"
+                + (": its state depends on its alpha" if owner == "FTRL" else "")
+                + "; create another table with what is wanted"
+            )
+        changed: Optimizer = replace(self, lr=lr)  # type: ignore[type-var]
+        return changed
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Optimizer):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastps import _core
-from fastps.arguments import not_there_yet
+from fastps import _core, optimizers
 from fastps.errors import ConfigError, ShapeError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
@@ -75,9 +74,42 @@ class _Table:
             "shards": shards,
         }
 
-    def set_lr(self, lr: float) -> None:
-        """Change the optimizer's learning rate. Not there yet: raises `ConfigError`."""
-        raise not_there_yet("set_lr", "choose lr when the table is created")
+    def set_lr(self, lr: float, *, timeout: float | None = None) -> None:
+        """Change the optimizer's learning rate on the servers, for everybody.
+
+        Rows keep their values and their optimizer state. The new rate counts from the next gradient
+        on; pushes of this client that were acknowledged before used the former one. The table's
+        definition keeps the rate it was created with.
+
+        Parameters
+        ----------
+        lr : float
+            In the range of the optimizer's own `lr`.
+        timeout : float, optional
+            Seconds; None: FASTPS_TIMEOUT.
+
+        Raises
+        ------
+        ConfigError
+            The optimizer has no lr (Accumulate, FTRL), or `lr` is no number.
+        ValueRangeError
+            `lr` is out of range. Nothing was sent.
+        FastPSTimeoutError, ServerLostError, ClosedError
+
+        Examples
+        --------
+        >>> import fastps
+        >>> with fastps.connect(embedded=True) as client:
+        ...     table = client.sparse_table("w", optimizer=fastps.optimizers.SGD(lr=1.0))
+        ...     table.push([7], [1.0])
+        ...     table.set_lr(0.5)
+        ...     table.push([7], [1.0])
+        ...     table.pull([7])
+        array([-1.5], dtype=float32)
+        """
+        changed = optimizers.from_json(self._definition.optimizer).with_lr(lr)
+        _, constants = changed.spec()
+        self._core().set_lr(self._id, constants[0], self._client._timeout(timeout))
 
     def _core(self) -> _core.Client:
         return self._client._open_core()

@@ -116,6 +116,7 @@ void BindBatch(py::module_& m) {
       },
       py::arg("plan"), py::arg("rows"));
   m.def("shard_batch", &MakeShardBatch, py::arg("plan"));
+  m.def("shard_value_batch", &MakeShardValueBatch, py::arg("plan"));
   m.def(
       "scan_batch",
       [pool](const ShardPlan& plan, uint32_t shard, uint64_t cursor) {

@@ -28,7 +28,8 @@ int Number(Code code) { return static_cast<int>(code); }
 Write::Kind KindOf(const std::string& name) {
   if (name == "push") return Write::Kind::kPush;
   if (name == "assign") return Write::Kind::kAssign;
-  Require(name == "remove", "a write is a push, an assign or a remove, not " + name);
+  if (name == "set_lr") return Write::Kind::kSetLr;
+  Require(name == "remove", "a write is a push, an assign, a remove or a set_lr, not " + name);
   return Write::Kind::kRemove;
 }
 
@@ -40,10 +41,9 @@ class ShardUnderTest {
     Status status;
     rule_ = MakeUpdateRule(spec_.rule, ActiveKernels(), &status);
     testing::RequireOk(status);
-    shard_ =
-        std::make_unique<Shard>(spec_.kind == TableKind::kSparse
-                                    ? MakeSparseShard(&spec_, rule_.get(), &pool_)
-                                    : MakeDenseShard(&spec_, ShardId(shard), rule_.get(), &pool_));
+    shard_ = std::make_unique<Shard>(spec_.kind == TableKind::kSparse
+                                         ? MakeSparseShard(&spec_, rule_, &pool_)
+                                         : MakeDenseShard(&spec_, ShardId(shard), rule_, &pool_));
   }
 
   std::pair<int, uint64_t> Apply(const std::string& kind, const KeyArray& selection,
@@ -94,7 +94,7 @@ class ShardUnderTest {
  private:
   const TableSpec spec_;
   PagePool pool_;
-  std::unique_ptr<const UpdateRule> rule_;
+  std::shared_ptr<const UpdateRule> rule_;
   std::unique_ptr<Shard> shard_;
 };
 
