@@ -102,7 +102,10 @@ def train(client) -> dict[str, bytes]:
     optimizers = {
         "accumulate": fastps.optimizers.Accumulate(),
         "sgd": fastps.optimizers.SGD(lr=0.1),
+        "momentum": fastps.optimizers.Momentum(lr=0.1, nesterov=True, weight_decay=0.01),
         "adagrad": fastps.optimizers.AdaGrad(lr=0.1),
+        "rmsprop": fastps.optimizers.RMSProp(lr=0.1),
+        "adam": fastps.optimizers.Adam(lr=0.1),
         "ftrl": fastps.optimizers.FTRL(alpha=0.1, beta=1.0, l1=0.1, l2=0.5),
     }
     for name, optimizer in optimizers.items():

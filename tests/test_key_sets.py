@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 import fastps
+from local_cluster import LocalCluster
 
 LISTS = [np.arange(0, 40), np.arange(30, 200, 3), np.array([5, 5, 7, 2**64 - 1, 0, 5], np.uint64)]
 ACTIONS = st.one_of(
@@ -20,15 +23,26 @@ ACTIONS = st.one_of(
 )
 
 
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module", params=["embedded", "tcp"])
+def client(request):
+    """A client of two servers, which forget key sets of tables as they change."""
+    if request.param == "embedded":
+        with fastps.connect(embedded=True, num_servers=2) as connection:
+            yield connection
+    else:
+        with LocalCluster(servers=2) as cluster, cluster.connect() as connection:
+            yield connection
+
+
 @pytest.fixture(params=[(1, ()), (4, ()), (2, (3,))], ids=str)
-def pair(request):
+def pair(client, request):
     """A table that is used with key sets, and one that gets the same calls with plain keys."""
     num_shards, row_shape = request.param
-    made = []
 
     def make():
-        client = fastps.connect(embedded=True, num_servers=2)
-        made.append(client)
         options = {
             "num_shards": num_shards,
             "row_shape": row_shape,
@@ -37,11 +51,11 @@ def pair(request):
             else fastps.optimizers.SGD(lr=0.5),
             "initializer": fastps.initializers.Uniform(-1, 1, seed=3),
         }
-        return client.sparse_table("sets", **options), client.sparse_table("plain", **options)
+        return [
+            client.sparse_table(f"{name} {next(_numbers)}", **options) for name in ("sets", "plain")
+        ]
 
-    yield make
-    for client in made:
-        client.close()
+    return make
 
 
 @given(actions=st.lists(ACTIONS, max_size=40), seed=st.integers(0, 2**32))

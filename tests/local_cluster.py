@@ -1,0 +1,62 @@
+"""A cluster within the test's process: a scheduler, servers and clients that talk over TCP.
+
+What is set for the process, such as a kernel set, holds for all of them. Starting one takes
+milliseconds; for what happens to processes, see jobs.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import Any
+
+import zmq
+
+import fastps
+from fastps import _core, _libzmq
+from fastps.control import SocketControl, new_boot_id
+from fastps.scheduler.messages import RegisterServer
+from fastps.scheduler.service import SchedulerService
+from fastps.scheduler.state import JobShape, SchedulerState
+
+
+class LocalCluster:
+    """Servers for the workers of one group. A context manager that stops them and checks that."""
+
+    def __init__(self, servers: int = 2, workers: int = 1, data_threads: int = 1) -> None:
+        _libzmq.load()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        state = SchedulerState(JobShape(servers, {"default": workers}), 99, time.monotonic())
+        self._service = SchedulerService("tcp://127.0.0.1:*", state, self._context)
+        self.address = self._service.address
+        self._thread = threading.Thread(target=self._service.run)
+        self._thread.start()
+        self._servers: list[_core.Server] = []
+        for _ in range(servers):
+            self._start_server(data_threads)
+
+    def _start_server(self, data_threads: int) -> None:
+        boot_id = new_boot_id()
+        server = _core.Server(boot_id, "tcp://127.0.0.1:*", data_threads)
+        register = RegisterServer(boot_id.hex(), tuple(server.endpoints), os.getpid())
+        with contextlib.closing(SocketControl(self.address)) as control:
+            registered, blob = control.call(register, 20.0)
+        assert blob is not None
+        server.start(registered.server_id, blob, self.address)
+        self._servers.append(server)
+
+    def connect(self, **options: Any) -> fastps.Client:
+        return fastps.connect(address=self.address, timeout=30, **options)
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for server in self._servers:
+            server.stop()
+        self._service.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._context.term()
