@@ -1,4 +1,5 @@
-"""Clocks and barriers of a group."""
+"""The clocks of a group: minimum, idle ranks, backup workers. Sentences are of the design's
+"Consistency"."""
 
 from __future__ import annotations
 
@@ -6,83 +7,183 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastps.errors import ConfigError
-from fastps.scheduler.clocks import GroupClocks
+from fastps.scheduler.clocks import CLOCK_MAX, GroupClocks
+from fastps.scheduler.rounds import RoundLog
 
 
-def _group(n: int) -> GroupClocks:
-    clocks = GroupClocks()
+def _group(n: int, backup: int | None = None) -> GroupClocks:
+    """A group of `n` expected ranks; with `backup`, it has a BSP table."""
+    clocks = GroupClocks(0, RoundLog())
     for rank in range(n):
         clocks.expect(rank)
+    if backup is not None:
+        clocks.keep_rounds(backup)
     return clocks
 
 
-def _ticket(rank: int) -> tuple[bytes, int]:
-    return (b"peer", rank)
+def _report(clocks: GroupClocks, *reported: int) -> None:
+    """Let rank i, whose session is 10 + i, report the i-th clock."""
+    for rank, clock in enumerate(reported):
+        clocks.report(rank, 10 + rank, clock)
 
 
-def test_a_launched_rank_that_has_not_joined_holds_the_minimum() -> None:
+def test_a_launched_rank_that_has_not_joined_counts_at_clock_0_until_it_is_given_up() -> None:
     clocks = _group(2)
     assert clocks.join(0) == 0
-    clocks.report(0, 5)
-    assert clocks.minimum == 0
-    clocks.drop(1)  # given up
-    assert clocks.minimum == 5
+    _report(clocks, 5)
+    assert (clocks.minimum, clocks.rounds) == (0, 0)
+    clocks.drop(1)
+    assert (clocks.minimum, clocks.rounds) == (5, 5)
 
 
-def test_a_late_joiner_starts_at_the_minimum() -> None:
+def test_a_later_joiner_starts_at_the_current_minimum() -> None:
     clocks = _group(2)
-    for rank in (0, 1):
-        clocks.join(rank)
-        clocks.report(rank, 7 + rank)
+    _report(clocks, 7, 8)
     assert clocks.join(2) == 7
 
 
-def test_with_nobody_live_a_joiner_starts_at_the_highest_minimum() -> None:
+def test_with_nobody_live_a_joiner_starts_at_the_highest_minimum_reached() -> None:
     clocks = _group(1)
-    clocks.join(0)
-    clocks.report(0, 4)
+    _report(clocks, 4)
     clocks.drop(0)
     assert clocks.minimum == 4
     assert clocks.join(1) == 4
 
 
-def test_a_ranks_new_session_starts_at_its_ended_clock_or_the_minimum() -> None:
+def test_a_new_session_starts_at_the_ended_ones_clock_or_the_minimum() -> None:
+    """max(minimum, the ended session's clock)."""
     clocks = _group(2)
-    clocks.join(0)
-    clocks.join(1)
-    clocks.report(0, 9)
-    clocks.report(1, 3)
+    _report(clocks, 9, 3)
     clocks.drop(0)
     assert clocks.join(0) == 9
     clocks.drop(1)
-    clocks.report(0, 12)
+    _report(clocks, 12)
     assert clocks.join(1) == 12
 
 
-def test_a_clock_message_is_an_absolute_number() -> None:
+def test_a_clock_is_an_absolute_number() -> None:
     clocks = _group(1)
-    clocks.join(0)
-    for clock in (3, 3, 2):
-        clocks.report(0, clock)
+    for clock, steps in ((3, 3), (3, 0), (2, 0), (CLOCK_MAX + 1, 0)):
+        assert clocks.report(0, 10, clock) == steps
     assert clocks.clock_of(0) == 3
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["join", "report", "drop", "expect"]),
-            st.integers(0, 3),
-            st.integers(0, 20),
-        ),
-        max_size=60,
-    )
-)
-def test_the_minimum_never_falls_and_is_never_above_a_clock_that_counts(
-    steps: list[tuple[str, int, int]],
-) -> None:
+def test_an_idle_rank_is_not_counted_and_returns_at_the_minimum() -> None:
+    """It returns at max(its clock, minimum)."""
     clocks = _group(2)
-    highest = 0
+    _report(clocks, 2, 6)
+    assert clocks.minimum == 2
+    clocks.rest(0)
+    assert clocks.is_idle(0)
+    assert (clocks.minimum, clocks.rounds) == (6, 6)
+    clocks.wake([0])
+    assert clocks.clock_of(0) == 6
+    clocks.rest(1)
+    clocks.wake([1])
+    assert (clocks.clock_of(1), clocks.minimum) == (6, 6)
+
+
+def test_ranks_woken_together_do_not_move_each_other() -> None:
+    clocks = _group(3)
+    _report(clocks, 10, 8, 5)
+    for rank in (0, 1, 2):
+        clocks.rest(rank)
+    assert clocks.minimum == 5  # nobody counts: it stays
+    clocks.drop(2)
+    clocks.wake([0, 1])
+    assert [clocks.clock_of(rank) for rank in (0, 1)] == [10, 8]
+    assert clocks.minimum == 8
+
+
+def test_an_idle_rank_that_goes_on_is_idle_no_more() -> None:
+    """As after a timeout: its step was of a round that is closed."""
+    clocks = _group(2, backup=0)
+    _report(clocks, 1, 5)
+    clocks.rest(0)
+    assert clocks.rounds == 5
+    clocks.report(0, 10, 2)
+    assert not clocks.is_idle(0)
+    assert clocks.clock_of(0) == 5
+    clocks.report(0, 10, 6)
+    clocks.report(1, 11, 6)
+    entries = [entry for _, entries in clocks._log.frames_after(0) for entry in entries]
+    assert [len(entry.members) for entry in entries] == [2, 1, 1, 1, 1, 2]
+
+
+def test_a_change_is_told_once_and_numbers_rise() -> None:
+    clocks = _group(2)
+    assert not clocks.settle()
+    _report(clocks, 1)
+    assert not clocks.settle()  # the minimum did not move
+    _report(clocks, 1, 1)
+    assert clocks.settle()
+    assert clocks.notice == 1
+    assert not clocks.settle()
+    _report(clocks, 1, 9)
+    clocks.rest(0)
+    assert clocks.settle()
+    clocks.wake([0])
+    assert clocks.settle()  # a clock was moved
+    assert clocks.notice == 3
+
+
+# Backup workers.
+
+
+def test_with_backup_a_round_closes_when_all_but_b_ended_it() -> None:
+    clocks = _group(3, backup=1)
+    _report(clocks, 1, 0, 0)
+    assert clocks.rounds == 0
+    _report(clocks, 1, 1, 0)
+    assert (clocks.minimum, clocks.rounds) == (0, 1)
+    _report(clocks, 1, 2, 2)  # rank 2 was left out and reports two steps at once
+    assert (clocks.minimum, clocks.rounds) == (1, 2)
+
+
+def test_one_left_out_has_its_clock_moved_to_the_open_round_by_its_clock() -> None:
+    clocks = _group(3, backup=1)
+    _report(clocks, 4, 4)
+    assert clocks.rounds == 4
+    assert clocks.clock_of(2) == 0
+    clocks.settle()
+    assert clocks.report(2, 12, 1) == 1
+    assert clocks.clock_of(2) == 4
+    assert clocks.settle()
+    assert clocks.minimum == 4
+    log = [entry.members for _, entries in clocks._log.frames_after(0) for entry in entries]
+    assert log == [((0, 10), (1, 11))] * 4
+
+
+def test_a_backup_larger_than_the_group_waits_for_the_first() -> None:
+    clocks = _group(2, backup=9)
+    _report(clocks, 1)
+    assert clocks.rounds == 1
+
+
+def test_idle_and_gone_ranks_are_no_backup_workers() -> None:
+    clocks = _group(4, backup=1)
+    clocks.rest(3)
+    _report(clocks, 1, 1)
+    assert clocks.rounds == 1
+    clocks.drop(2)  # two count now: one has to end a round
+    _report(clocks, 2)
+    assert clocks.rounds == 2
+
+
+STEPS = st.tuples(
+    st.sampled_from(["join", "report", "drop", "expect", "rest", "wake"]),
+    st.integers(0, 3),
+    st.integers(0, 20),
+)
+
+
+@pytest.mark.parametrize("backup", [None, 0, 1, 2])
+@given(steps=st.lists(STEPS, max_size=60))
+def test_the_minimum_never_falls_and_is_never_above_a_clock_that_counts(
+    backup: int | None, steps: list[tuple[str, int, int]]
+) -> None:
+    clocks = _group(2, backup)
+    before = (0, 0)
     for step, rank, clock in steps:
         if step == "join":
             assert clocks.join(rank) >= clocks.minimum
@@ -90,56 +191,19 @@ def test_the_minimum_never_falls_and_is_never_above_a_clock_that_counts(
             clocks.expect(rank)
         elif step == "drop":
             clocks.drop(rank)
+        elif step == "wake":
+            clocks.wake([rank])
         elif clocks.clock_of(rank) is not None:
-            clocks.report(rank, clock)
-        assert clocks.minimum >= highest
-        highest = clocks.minimum
-        for each in range(4):
+            if step == "rest":
+                clocks.rest(rank)
+            else:
+                clocks.report(rank, rank, clock)
+        assert clocks.minimum >= before[0]
+        assert clocks.rounds >= before[1]
+        assert clocks.minimum <= clocks.rounds
+        assert backup or clocks.minimum == clocks.rounds
+        before = (clocks.minimum, clocks.rounds)
+        for each in clocks.ranks():
             counted = clocks.clock_of(each)
-            assert counted is None or counted >= clocks.minimum
-
-
-def test_a_barrier_lets_all_out_at_once() -> None:
-    clocks = _group(3)
-    assert clocks.wait(0, 1, _ticket(0)) == []
-    assert clocks.wait(2, 1, _ticket(2)) == []
-    assert clocks.wait(1, 1, _ticket(1)) == [_ticket(0), _ticket(1), _ticket(2)]
-    assert clocks.passed == 1
-    assert clocks.wait(1, 1, (b"again", 1)) == [(b"again", 1)]
-    assert clocks.wait(1, 2, _ticket(1)) == []
-
-
-def test_a_barrier_waits_for_ranks_that_have_not_joined_until_they_are_given_up() -> None:
-    clocks = _group(2)
-    clocks.join(0)
-    assert clocks.wait(0, 1, _ticket(0)) == []
-    assert clocks.drop(1) == [_ticket(0)]
-
-
-def test_asking_again_replaces_the_first_wait() -> None:
-    clocks = _group(2)
-    clocks.wait(0, 1, (b"old", 1))
-    clocks.wait(0, 1, (b"new", 2))
-    assert clocks.wait(1, 1, _ticket(1)) == [(b"new", 2), _ticket(1)]
-
-
-def test_an_ended_session_waits_no_more_but_its_rank_still_counts() -> None:
-    clocks = _group(2)
-    clocks.wait(0, 1, _ticket(0))
-    clocks.end_session(0)
-    assert clocks.wait(1, 1, _ticket(1)) == []
-    clocks.join(0)
-    assert clocks.wait(0, 1, (b"new", 5)) == [(b"new", 5), _ticket(1)]
-
-
-def test_a_late_joiner_has_to_come_to_the_barrier_too() -> None:
-    clocks = _group(1)
-    clocks.join(0)
-    clocks.join(1)
-    assert clocks.wait(0, 1, _ticket(0)) == []
-    assert clocks.wait(1, 1, _ticket(1)) == [_ticket(0), _ticket(1)]
-
-
-def test_a_barrier_number_of_the_future_is_refused() -> None:
-    with pytest.raises(ConfigError, match="barrier 3"):
-        _group(1).wait(0, 3, _ticket(0))
+            assert counted is not None
+            assert clocks.is_idle(each) or counted >= clocks.minimum

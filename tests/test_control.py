@@ -117,13 +117,13 @@ def test_a_deadline_says_what_was_waited_for(control: Control) -> None:
         control.call(m.Barrier(joined.session, 1), 0.3)
     assert 0.25 < time.monotonic() - before < 1.5
     # The control is as good as before.
-    assert control.call(m.Clock(joined.session, 1), 5) == (m.Done(), None)
+    assert control.call(m.ReturnChunk(joined.session, 1, None), 5)[0] == m.Passed(0)
 
 
 @pytest.mark.parametrize(
     ("message", "kind"),
     [
-        (m.Clock(99, 1), errors.SessionEndedError),
+        (m.Barrier(99, 1), errors.SessionEndedError),
         (m.LookupTable(1, "w"), errors.TableNotFoundError),
         (m.CreateTable(1, m.TableDefinition("w", "cube")), errors.ConfigError),
         (m.Join("default", None, 1, "?"), errors.WireError),
@@ -245,7 +245,7 @@ def test_another_jobs_client_is_told_so(scheduler: Scheduler) -> None:
     joined = join(control)
     scheduler.state.cluster_id = 78  # as if another job had got the same port
     with pytest.raises(errors.SessionEndedError, match="another job"):
-        control.call(m.Clock(joined.session, 1), 5)
+        control.call(m.Barrier(joined.session, 1), 5)
     control.close()
 
 
@@ -259,7 +259,7 @@ def test_a_fault_of_ours_does_not_end_the_scheduler(
 ) -> None:
     control = SocketControl(scheduler.address)
     join(control)
-    monkeypatch.setattr(scheduler.state, "_bump", lambda: 1 / 0)
+    monkeypatch.setattr(scheduler.state, "bump", lambda: 1 / 0)
     with pytest.raises(FastPSTimeoutError):
         control.call(m.Join("default", None, 1, new_boot_id().hex()), 0.5)
     monkeypatch.undo()

@@ -47,6 +47,8 @@ def _strategy(kind: object) -> st.SearchStrategy[object]:
         return JSON_DICT
     if dataclasses.is_dataclass(kind):
         return _messages(kind)
+    if typing.get_origin(kind) is dict:
+        return st.dictionaries(TEXT, _strategy(typing.get_args(kind)[1]), max_size=3)
     if typing.get_origin(kind) is tuple:
         return st.lists(_strategy(typing.get_args(kind)[0]), max_size=4).map(tuple)
     return st.one_of(*(_strategy(choice) for choice in typing.get_args(kind)))
@@ -149,6 +151,21 @@ def test_a_wrong_envelope_says_what_is_wrong(changes: dict[str, object], said: s
 def test_what_json_parsers_let_through_is_refused(data: bytes) -> None:
     with pytest.raises(WireError):
         m.decode(data)
+
+
+@pytest.mark.parametrize(
+    ("staleness", "said"),
+    [
+        ([], "Leave.staleness is"),
+        ({"w": 3}, r"Leave.staleness\['w'\] is 3, needed is an object"),
+        ({"w": {"0": "many"}}, r"Leave.staleness\['w'\]\['0'\] is 'many'"),
+        ({"w": {"0": -1}}, r"Leave.staleness\['w'\]\['0'\] is -1"),
+    ],
+)
+def test_the_values_of_an_object_have_a_type(staleness: object, said: str) -> None:
+    body = {"session": 1, "staleness": staleness, "late": 0}
+    with pytest.raises(WireError, match=said):
+        m.decode(_envelope(type="Leave", body=body))
 
 
 def test_what_cannot_be_sent_is_refused_by_the_sender() -> None:

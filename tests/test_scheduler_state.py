@@ -2,102 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastps.scheduler import messages as m
-from fastps.scheduler.state import JobShape, PublishMap, Reply, SchedulerState, Stop
-
-CLUSTER = 77
-
-
-@dataclasses.dataclass(frozen=True)
-class Beat:
-    role: str
-    id: int
-    boot_id: bytes
-    map_version: int
-    cluster_id: int = CLUSTER
-    rows: int = 0
-    requests: int = 0
-
-
-class Job:
-    """A scheduler, its time, and everything it ever answered."""
-
-    def __init__(self, servers: int = 0, workers: int = 2, **shape: object) -> None:
-        self.now = 100.0
-        groups = {"default": workers} if workers else {}
-        self.state = SchedulerState(JobShape(servers, groups, **shape), CLUSTER, self.now)
-        self.n_requests = 0
-        self.answers: dict[int, Reply] = {}
-        self.published: list[bytes] = []
-        self.stopped = False
-
-    def ask(self, message: m.Message) -> int:
-        self.n_requests += 1
-        self._take(self.state.handle(b"peer", self.n_requests, message, self.now))
-        return self.n_requests
-
-    def answer(self, message: m.Message) -> m.Message:
-        request = self.ask(message)
-        assert request in self.answers, f"{message} is withheld"
-        return self.answers[request].message
-
-    def waits(self, request: int) -> bool:
-        return request not in self.answers
-
-    def join(self, rank: int | None = None, group: str = "default", pid: int = 1) -> m.Joined:
-        boot_id = f"{self.n_requests:032x}"
-        joined = self.answer(m.Join(group, rank, pid, boot_id))
-        assert isinstance(joined, m.Joined), joined
-        return joined
-
-    def server(self, n: int, pid: int = 0) -> int:
-        register = m.RegisterServer(f"{n:032x}", ("tcp://h:1",), pid or 1000 + n)
-        registered = self.answer(register)
-        assert isinstance(registered, m.Registered)
-        self.beat_server(n, registered.server_id)
-        return registered.server_id
-
-    def beat_server(self, n: int, server_id: int, map_version: int | None = None) -> None:
-        version = self.state.version if map_version is None else map_version
-        boot_id = bytes.fromhex(f"{n:032x}")
-        beat = Beat("server", server_id, boot_id, version)
-        self._take(self.state.heartbeat(f"server {n}".encode(), beat, self.now))
-
-    def beat_worker(self, joined: m.Joined, n: int) -> None:
-        boot_id = bytes.fromhex(f"{n:032x}")
-        beat = Beat("worker", joined.session, boot_id, self.state.version)
-        self._take(self.state.heartbeat(b"w", beat, self.now))
-
-    def wait(self, seconds: float) -> None:
-        for _ in range(math.ceil(seconds / 0.1)):
-            self.now += 0.1
-            self._take(self.state.tick(self.now))
-
-    def live_sessions(self) -> list[int]:
-        return [each.session for each in self.state.sessions.all()]
-
-    def _take(self, actions: list) -> None:
-        for action in actions:
-            if isinstance(action, Reply):
-                assert action.request not in self.answers, "answered twice"
-                self.answers[action.request] = action
-            elif isinstance(action, PublishMap):
-                self.published += action.peers
-            elif isinstance(action, Stop):
-                self.stopped = True
-
-
-def error(message: m.Message) -> str:
-    assert isinstance(message, m.Error), message
-    return message.kind
-
+from fastps.scheduler.state import PublishMap, Reply
+from scheduler_story import CLUSTER, Beat, Job, create, error
 
 # Joining and leaving.
 
@@ -126,7 +37,7 @@ def test_a_join_for_a_live_rank_ends_the_older_session() -> None:
     old = job.join(0)
     new = job.join(0)
     assert job.live_sessions() == [new.session]
-    assert error(job.answer(m.Clock(old.session, 1))) == "SessionEndedError"
+    assert error(job.answer(m.Barrier(old.session, 1))) == "SessionEndedError"
 
 
 def test_a_join_sent_twice_is_one_session() -> None:
@@ -152,10 +63,9 @@ def test_a_group_nobody_launched_may_join() -> None:
 def test_a_silent_worker_is_evicted_and_a_beating_one_is_not() -> None:
     job = Job(workers=2)
     silent = job.join(0)
-    n = job.n_requests
     alive = job.join(1)
     for _ in range(11):
-        job.beat_worker(alive, n)
+        job.beat(alive)
         job.wait(1)
     assert job.live_sessions() == [alive.session]
     assert error(job.answer(m.Barrier(silent.session, 1))) == "SessionEndedError"
@@ -172,23 +82,7 @@ def test_a_paused_scheduler_evicts_nobody() -> None:
     assert len(job.state.servers.alive()) == 1
 
 
-# Clocks and barriers.
-
-
-def test_the_minimum_waits_for_a_rank_that_restarts_and_not_for_one_that_is_gone() -> None:
-    job = Job(workers=2)
-    workers = [job.join(rank, pid=10 + rank) for rank in range(2)]
-    clocks = job.state.groups["default"].clocks
-    job.answer(m.Clock(workers[0].session, 3))
-    job.answer(m.Clock(workers[1].session, 1))
-    job.answer(m.ProcessExited("worker", 11, "default", 1, final=False))
-    assert clocks.minimum == 1
-    assert job.live_sessions() == [workers[0].session]
-    again = job.join(1, pid=12)
-    assert again.clock == 1
-    job.answer(m.ProcessExited("worker", 12, "default", 1, final=True))
-    assert clocks.minimum == 3
-    assert job.join(1).clock == 3
+# Barriers. Clocks and rounds have stories of their own in test_consistency_stories.py.
 
 
 def test_a_barrier_waits_for_launched_ranks_and_tells_joiners_its_number() -> None:
@@ -199,7 +93,7 @@ def test_a_barrier_waits_for_launched_ranks_and_tells_joiners_its_number() -> No
     assert job.waits(waiting)
     second = job.join(1)
     assert job.waits(waiting)
-    assert job.answer(m.Barrier(second.session, 1)) == m.Done()
+    assert job.answer(m.Barrier(second.session, 1)) == m.Passed(0)
     assert job.answers[waiting].with_map
     assert job.join(2).barrier == 1
 
@@ -207,7 +101,6 @@ def test_a_barrier_waits_for_launched_ranks_and_tells_joiners_its_number() -> No
 @pytest.mark.parametrize("how", ["exit", "lease", "leave"])
 def test_a_barrier_does_not_wait_for_the_dead(how: str) -> None:
     job = Job(workers=2)
-    n = job.n_requests
     first = job.join(0, pid=10)
     second = job.join(1, pid=11)
     waiting = job.ask(m.Barrier(first.session, 1))
@@ -217,9 +110,9 @@ def test_a_barrier_does_not_wait_for_the_dead(how: str) -> None:
         job.answer(m.Leave(second.session))
     else:
         for _ in range(11):
-            job.beat_worker(first, n)
+            job.beat(first)
             job.wait(1)
-    assert job.answers[waiting].message == m.Done()
+    assert job.answers[waiting].message == m.Passed(0)
 
 
 def test_a_barrier_waits_for_a_rank_whose_process_restarts() -> None:
@@ -260,21 +153,21 @@ def _next(joined: m.Joined, done: int | None = None, n_items: int = 3) -> m.Next
 def test_a_dead_workers_item_goes_to_one_who_waits() -> None:
     job = Job(workers=2)
     first, second = job.join(0, pid=10), job.join(1, pid=11)
-    assert job.answer(_next(first, n_items=1)) == m.Chunk(0)
+    assert job.answer(_next(first, n_items=1)) == m.Chunk(0, 0)
     waiting = job.ask(_next(second, n_items=1))
     assert job.waits(waiting)
     job.answer(m.ProcessExited("worker", 10, "default", 0, final=False))
-    assert job.answers[waiting].message == m.Chunk(0)
-    assert job.answer(_next(second, done=0, n_items=1)) == m.Chunk(None)
+    assert job.answers[waiting].message == m.Chunk(0, 0)
+    assert job.answer(_next(second, done=0, n_items=1)) == m.Chunk(None, 0)
 
 
 def test_an_item_returned_is_given_again() -> None:
     job = Job(workers=2)
     first, second = job.join(0), job.join(1)
-    assert job.answer(_next(first)) == m.Chunk(0)
-    assert job.answer(m.ReturnChunk(first.session, 1, 0)) == m.Done()
-    assert job.answer(m.ReturnChunk(first.session, 9, None)) == m.Done()  # no such pass
-    assert job.answer(_next(second)) == m.Chunk(0)
+    assert job.answer(_next(first)) == m.Chunk(0, 0)
+    assert job.answer(m.ReturnChunk(first.session, 1, 0)) == m.Passed(0)
+    assert job.answer(m.ReturnChunk(first.session, 9, None)) == m.Passed(0)  # no such pass
+    assert job.answer(_next(second)) == m.Chunk(0, 0)
 
 
 def test_items_of_other_lengths_are_refused() -> None:
@@ -287,14 +180,10 @@ def test_items_of_other_lengths_are_refused() -> None:
 # Tables and servers.
 
 
-def _create(joined: m.Joined, name: str = "w", **given_fields: object) -> m.CreateTable:
-    return m.CreateTable(joined.session, m.TableDefinition(name, "sparse", **given_fields))
-
-
 def test_a_table_waits_for_all_servers_to_come_and_to_know_it() -> None:
     job = Job(servers=2)
     joined = job.join(0)
-    creating = job.ask(_create(joined))
+    creating = job.ask(create(joined))
     assert job.waits(creating)
     job.server(1)
     assert job.waits(creating)
@@ -308,7 +197,7 @@ def test_a_table_waits_for_all_servers_to_come_and_to_know_it() -> None:
     assert job.answers[creating].with_map
     table = job.state.tables.lookup("w")
     assert set(table.placement) == {0, 1}
-    assert job.answer(_create(joined)) == info
+    assert job.answer(create(joined)) == info
     assert job.answer(m.LookupTable(joined.session, "w")) == info
 
 
@@ -317,7 +206,7 @@ def test_a_server_that_dies_is_not_waited_for() -> None:
     joined = job.join(0)
     job.server(1, pid=51)
     job.server(2, pid=52)
-    creating = job.ask(_create(joined))
+    creating = job.ask(create(joined))
     job.beat_server(1, 0)
     assert job.waits(creating)
     job.answer(m.ProcessExited("server", 52, "", None, final=True))
@@ -330,7 +219,7 @@ def test_without_any_server_left_tables_are_refused() -> None:
     joined = job.join(0)
     job.server(1, pid=51)
     job.answer(m.ProcessExited("server", 51, "", None, final=True))
-    answer = job.answer(_create(joined))
+    answer = job.answer(create(joined))
     assert error(answer) == "ServerLostError"
     assert answer.servers == (0,)
     assert answer.table == "w"
@@ -340,11 +229,11 @@ def test_a_restarting_server_is_waited_for_and_gets_new_tables_only() -> None:
     job = Job(servers=1)
     joined = job.join(0)
     job.server(1, pid=51)
-    old = job.ask(_create(joined, "old"))
+    old = job.ask(create(joined, "old"))
     job.beat_server(1, 0)
     assert not job.waits(old)
     job.answer(m.ProcessExited("server", 51, "", None, final=False))
-    new = job.ask(_create(joined, "new"))
+    new = job.ask(create(joined, "new"))
     assert job.waits(new)
     assert job.server(2, pid=52) == 1
     job.beat_server(2, 1)
@@ -356,8 +245,8 @@ def test_a_restarting_server_is_waited_for_and_gets_new_tables_only() -> None:
 def test_wrong_tables_are_refused_at_once() -> None:
     job = Job(servers=2)  # although no server has come
     joined = job.join(0)
-    assert error(job.answer(_create(joined, replication=2))) == "ConfigError"
-    assert error(job.answer(_create(joined, optimizer={"name": "SGD", "lr": -1}))) == (
+    assert error(job.answer(create(joined, replication=2))) == "ConfigError"
+    assert error(job.answer(create(joined, optimizer={"name": "SGD", "lr": -1}))) == (
         "ValueRangeError"
     )
     assert error(job.answer(m.LookupTable(joined.session, "w"))) == "TableNotFoundError"
@@ -367,7 +256,7 @@ def test_wrong_tables_are_refused_at_once() -> None:
 def test_a_worker_that_ends_waits_for_no_table() -> None:
     job = Job(servers=1)
     joined = job.join(0)
-    creating = job.ask(_create(joined))
+    creating = job.ask(create(joined))
     job.join(0)
     assert error(job.answers[creating].message) == "SessionEndedError"
 
@@ -376,8 +265,8 @@ def test_a_mismatch_is_refused() -> None:
     job = Job(servers=1)
     joined = job.join(0)
     job.server(1)
-    job.ask(_create(joined, shape=(2,)))
-    assert error(job.answer(_create(joined, shape=(3,)))) == "TableMismatchError"
+    job.ask(create(joined, shape=(2,)))
+    assert error(job.answer(create(joined, shape=(3,)))) == "TableMismatchError"
 
 
 def test_a_server_without_connection_is_lost_long_before_ten_seconds() -> None:
@@ -449,7 +338,7 @@ def test_the_status_can_be_sent() -> None:
     job = Job(servers=1)
     job.server(1)
     joined = job.join(0)
-    job.ask(_create(joined, shape=(2, 3)))
+    job.ask(create(joined, shape=(2, 3)))
     job.answer(_next(joined))
     job.ask(m.Barrier(joined.session, 1))
     status = job.answer(m.GetStatus())
@@ -473,8 +362,8 @@ REQUESTS = st.one_of(
         st.integers(0, 9).map(lambda n: f"{n:032x}"),
     ),
     st.builds(m.Leave, st.integers(0, 9)),
-    st.builds(m.Clock, st.integers(0, 9), st.integers(0, 9)),
-    st.builds(m.Barrier, st.integers(0, 9), st.integers(0, 4)),
+    st.builds(m.Barrier, st.integers(0, 9), st.integers(0, 4), st.booleans()),
+    st.builds(m.StopWaiting, st.integers(0, 9)),
     st.builds(
         m.NextChunk,
         st.integers(0, 9),
@@ -482,6 +371,7 @@ REQUESTS = st.one_of(
         st.just(3),
         st.just(False),
         st.none() | st.integers(0, 3),
+        st.booleans(),
     ),
     st.builds(m.ReturnChunk, st.integers(0, 9), st.integers(1, 2), st.none() | st.integers(0, 3)),
     st.builds(

@@ -33,13 +33,13 @@ def _sparse(**given_fields: object) -> TableDefinition:
 
 def _registry(wanted: TableDefinition, n_servers: int = 2) -> TableRegistry:
     registry = TableRegistry()
-    definition = complete(wanted, n_servers)
+    definition = complete(wanted, n_servers, "default")
     registry.add(definition, (0,) * (definition.num_shards or 0), 2)
     return registry
 
 
 def test_what_is_not_given_has_a_default() -> None:
-    definition = complete(_sparse(), 2)
+    definition = complete(_sparse(), 2, "g")
     assert definition == _sparse(
         shape=(),
         optimizer={"name": "Accumulate"},
@@ -47,6 +47,7 @@ def test_what_is_not_given_has_a_default() -> None:
         consistency={"name": "ASP"},
         num_shards=256,
         replication=1,
+        group="g",
     )
 
 
@@ -134,8 +135,11 @@ def test_a_mismatch_says_exactly_what_differs(wanted: TableDefinition, said: str
         (_sparse(num_shards=0), "num_shards is 0"),
         (_sparse(num_shards=2**16 + 1), "65536"),
         (_sparse(replication=2), "replication 2 is not there yet; available: 1"),
-        (_sparse(consistency={"name": "SSP", "staleness": 3}), "not there yet; available: ASP"),
-        (_sparse(consistency={"name": "ASP", "more": 1}), "not there yet"),
+        (_sparse(consistency={"name": "SSP"}), "field 'staleness' is missing"),
+        (_sparse(consistency={"name": "SSP", "staleness": "3"}), "staleness is '3'"),
+        (_sparse(consistency={"name": "ASP", "more": 1}), "unknown field 'more'"),
+        (_sparse(consistency={"name": "EASGD"}), "there are ASP, SSP, BSP"),
+        (_sparse(group="other"), "a worker of group 'g' cannot make it for group 'other'"),
         (_sparse(optimizer={"name": "Sgd"}), "'Sgd' is not there"),
         (_sparse(optimizer={"name": "SGD", "rate": 1}), "rate"),
         (_sparse(optimizer={"name": "SGD", "lr": "1"}), "lr is '1'"),
@@ -145,14 +149,18 @@ def test_a_mismatch_says_exactly_what_differs(wanted: TableDefinition, said: str
 )
 def test_what_is_not_legal_is_refused(wanted: TableDefinition, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        complete(wanted, 2)
+        complete(wanted, 2, "g")
 
 
 def test_numbers_out_of_range_are_refused() -> None:
     with pytest.raises(ValueRangeError):
-        complete(_sparse(optimizer={"name": "SGD", "lr": -1}), 2)
+        complete(_sparse(optimizer={"name": "SGD", "lr": -1}), 2, "g")
     with pytest.raises(ValueRangeError):
-        complete(_sparse(initializer={"name": "Uniform", "low": 1, "high": 0}), 2)
+        complete(_sparse(initializer={"name": "Uniform", "low": 1, "high": 0}), 2, "g")
+    with pytest.raises(ValueRangeError):
+        complete(_sparse(consistency={"name": "SSP", "staleness": -1}), 2, "g")
+    with pytest.raises(ValueRangeError, match="4294967295"):
+        complete(_sparse(consistency={"name": "BSP", "backup": 1 << 32}), 2, "g")
 
 
 def test_lookup_names_what_is_there() -> None:
@@ -167,7 +175,7 @@ def test_tables_are_bounded() -> None:
     registry = TableRegistry()
     for n in range(TABLES_MAX):
         registry.check_room()
-        registry.add(complete(TableDefinition(f"t{n}", "sparse", num_shards=1), 1), (0,), 2)
+        registry.add(complete(TableDefinition(f"t{n}", "sparse", num_shards=1), 1, "g"), (0,), 2)
     assert [table.table_id for table in registry.all()[:3]] == [1, 2, 3]
     with pytest.raises(ConfigError, match="4096"):
         registry.check_room()
@@ -182,5 +190,37 @@ def test_rules_with_state_per_row_need_rows_that_fit_a_message() -> None:
         num_shards=1,
     )
     with pytest.raises(ConfigError, match="num_shards"):
-        complete(wanted, 1)
-    assert complete(dataclasses.replace(wanted, num_shards=16), 1).num_shards == 16
+        complete(wanted, 1, "g")
+    assert complete(dataclasses.replace(wanted, num_shards=16), 1, "g").num_shards == 16
+
+
+def test_a_table_belongs_to_the_group_that_created_it_and_any_may_ask() -> None:
+    registry = _registry(_sparse(consistency={"name": "SSP", "staleness": 3}))
+    found = registry.find(_sparse())
+    assert found is not None
+    assert found.definition.group == "default"
+    assert found.definition.consistency == {"name": "SSP", "staleness": 3}
+    assert registry.find(_sparse(consistency={"name": "SSP", "staleness": 3})) is found
+    for other in ({"name": "SSP", "staleness": 2}, {"name": "ASP"}):
+        with pytest.raises(TableMismatchError, match=r"consistency is SSP\(staleness=3\)"):
+            registry.find(_sparse(consistency=other))
+
+
+def test_a_consistency_with_a_default_is_the_same_with_and_without_it() -> None:
+    registry = _registry(_sparse(consistency={"name": "BSP"}))
+    assert registry.find(_sparse(consistency={"name": "BSP", "backup": 0})) is not None
+
+
+def test_a_group_has_one_number_of_backup_workers() -> None:
+    """BSP(backup=b): one number per group."""
+    registry = _registry(_sparse(consistency={"name": "BSP", "backup": 1}))
+
+    def check(name: str, group: str, consistency: dict[str, object]) -> None:
+        wanted = TableDefinition(name, "sparse", consistency=consistency)
+        registry.check_backup(complete(wanted, 1, group))
+
+    check("v", "default", {"name": "BSP", "backup": 1})
+    check("v", "default", {"name": "ASP"})
+    check("v", "other", {"name": "BSP", "backup": 2})
+    with pytest.raises(ConfigError, match=r"'v' was given BSP\(backup=2\).*'w'.*BSP\(backup=1\)"):
+        check("v", "default", {"name": "BSP", "backup": 2})

@@ -21,7 +21,14 @@ from fastps import errors
 from fastps.config import DEFAULT_GROUP
 from fastps.errors import ClosedError, FastPSError, FastPSTimeoutError, ServerLostError, WireError
 from fastps.scheduler import messages as m
-from fastps.scheduler.state import Action, JobShape, Reply, SchedulerState
+from fastps.scheduler.state import (
+    Action,
+    JobShape,
+    PublishClocks,
+    PublishRounds,
+    Reply,
+    SchedulerState,
+)
 
 __all__ = ["Control", "EmbeddedControl", "SocketControl", "new_boot_id"]
 
@@ -37,7 +44,7 @@ MAP_BYTES_MAX = 64 << 20  # cpp/base/limits.h: kFrameBytesMax
 HANDSHAKE_MS = 2000  # cpp/base/limits.h: kHandshakeMs
 IDLE_SOCKETS_MAX = 8
 # In place of the routing ids of sockets, inside one process.
-CALLER, SERVER = b"call", b"server"
+CALLER, SERVER, WORKER = b"call", b"server", b"worker"
 
 
 def new_boot_id() -> bytes:
@@ -201,15 +208,22 @@ class SocketControl:
 
 @dataclass(frozen=True)
 class EmbeddedBeat:
-    """What a server inside this process would report."""
+    """What a server or worker inside this process would report."""
 
     role: str
     id: int
     boot_id: bytes
     cluster_id: int
     map_version: int
+    heard: int
+    clock: int = 0
+    busy_us: int = 0
     rows: int = 0
     requests: int = 0
+
+
+def _tell_nobody(*_: object) -> None:
+    """Take news that nobody waits for."""
 
 
 class EmbeddedControl:
@@ -227,6 +241,12 @@ class EmbeddedControl:
         Installs a new cluster map in the servers and clients of this process. Called in the order
         of the maps, with this control's lock held: it must not call the control. When it returns,
         every server counts as having the map.
+    on_rounds : callable (bytes) -> None, optional
+        Hands closed rounds, as the frame that servers get, to the servers of this process. Called
+        like `on_map`, each round once, in order; when it returns, every server has folded them.
+    on_clocks : callable (session, number, clock, minimum, rounds) -> None, optional
+        Hands a notice to the client of a session. Called like `on_map`, after `on_rounds` and
+        before the call that waits for it returns; sessions that are not known are to be ignored.
     boot_ids : sequence of bytes, optional
         16 bytes of each server; drawn when not given.
     group : str
@@ -249,6 +269,8 @@ class EmbeddedControl:
         num_servers: int,
         num_workers: int,
         on_map: Callable[[bytes], None],
+        on_rounds: Callable[[bytes], None] = _tell_nobody,
+        on_clocks: Callable[[int, int, int, int, int], None] = _tell_nobody,
         *,
         boot_ids: Sequence[bytes] | None = None,
         group: str = DEFAULT_GROUP,
@@ -258,9 +280,12 @@ class EmbeddedControl:
         self._pid = os.getpid()
         self._changed = threading.Condition()
         self._on_map = on_map
+        self._on_rounds = on_rounds
+        self._on_clocks = on_clocks
         self._closed = False
         self._blob = b""
         self._published = 0
+        self._rounds_closed = 0
         self._n_calls = 0
         # The calls that wait, with the answer of those that need not any more.
         self._answers: dict[int, Reply | None] = {}
@@ -298,6 +323,39 @@ class EmbeddedControl:
             blob = self._blob if answer.with_map else None
         return _checked(message, answer.message), blob
 
+    def beat(self, session: int, clock: int, busy_us: int) -> None:
+        """Say how many steps a session ended, and its microseconds of work on them.
+
+        To be called once when the client of a session is there, so that `on_clocks` tells it where
+        its group stands, and after each step. What follows is carried out before this returns. Of a
+        session that has ended nothing is taken.
+
+        Raises
+        ------
+        ClosedError
+            The control was closed, or is used after fork.
+        """
+        _check_open(self._pid, self._closed)
+
+        def step(now: float) -> list[Action]:
+            live = self._state.sessions.find(session)
+            if live is None:
+                return []
+            beat = EmbeddedBeat(
+                role="worker",
+                id=session,
+                boot_id=bytes.fromhex(live.boot_id),
+                cluster_id=self.cluster_id,
+                map_version=self._published,
+                heard=live.told,
+                clock=clock,
+                busy_us=busy_us,
+            )
+            return self._state.heartbeat(WORKER, beat, now)
+
+        with self._changed:
+            self._advance(step)
+
     def close(self) -> None:
         """End; see `Control.close`."""
         if os.getpid() != self._pid:
@@ -316,18 +374,21 @@ class EmbeddedControl:
         ]
 
     def _advance(self, step: Callable[[float], list[Action]]) -> None:
-        """Let the state take one step, install a map that this made, then give out answers."""
-        from fastps.scheduler import cluster_map
-
+        """Let the state take one step and carry out what comes of it, in the order of actions."""
         now = time.monotonic()
         actions = step(now)
-        while self._published != self._state.version:
-            self._published = self._state.version
-            self._blob = cluster_map.encode_map(self._state)
-            self._on_map(self._blob)
-            for number, boot_id in enumerate(self.boot_ids):
-                beat = EmbeddedBeat("server", number, boot_id, self.cluster_id, self._published)
-                actions += self._state.heartbeat(SERVER, beat, now)
+        while True:
+            if self._published != self._state.version:
+                self._install_map()
+            elif not self._close_rounds(actions):
+                break
+            # What servers say now may release others.
+            actions = actions + self._server_beats(now)
+        for action in actions:
+            if isinstance(action, PublishClocks):
+                self._on_clocks(
+                    action.session, action.number, action.clock, action.minimum, action.rounds
+                )
         for action in actions:
             # A call that gave up waiting is not among the answers any more.
             if not isinstance(action, Reply) or action.peer != CALLER:
@@ -335,6 +396,40 @@ class EmbeddedControl:
             if action.request in self._answers:
                 self._answers[action.request] = action
                 self._changed.notify_all()
+
+    def _install_map(self) -> None:
+        from fastps.scheduler import cluster_map
+
+        self._published = self._state.version
+        self._blob = cluster_map.encode_map(self._state)
+        self._on_map(self._blob)
+
+    def _close_rounds(self, actions: list[Action]) -> bool:
+        """Hand the rounds in `actions` that are new to the servers; return whether there were."""
+        from fastps.scheduler import cluster_map
+
+        before = self._rounds_closed
+        for action in actions:
+            # The same rounds may come once for each server.
+            if isinstance(action, PublishRounds) and action.first_number > self._rounds_closed:
+                self._on_rounds(cluster_map.encode_rounds(self._state, action))
+                self._rounds_closed = action.first_number + len(action.entries) - 1
+        return self._rounds_closed != before
+
+    def _server_beats(self, now: float) -> list[Action]:
+        """Let every server say that it has what there is."""
+        actions = []
+        for number, boot_id in enumerate(self.boot_ids):
+            beat = EmbeddedBeat(
+                role="server",
+                id=number,
+                boot_id=boot_id,
+                cluster_id=self.cluster_id,
+                map_version=self._published,
+                heard=self._rounds_closed,
+            )
+            actions += self._state.heartbeat(SERVER, beat, now)
+        return actions
 
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}

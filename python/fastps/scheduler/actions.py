@@ -6,9 +6,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastps.scheduler.messages import Message
+from fastps.errors import FastPSError, ServerLostError
+from fastps.scheduler.messages import Error, Message
+from fastps.scheduler.rounds import RoundEntry
 
-__all__ = ["Action", "Beat", "JobShape", "PublishMap", "Reply", "Stop"]
+__all__ = [
+    "Action",
+    "Beat",
+    "JobShape",
+    "PublishClocks",
+    "PublishMap",
+    "PublishRounds",
+    "Reply",
+    "RoundEntry",
+    "Stop",
+    "Ticket",
+    "in_order",
+    "refusal",
+]
+
+# Whom to answer when a wait ends: the requester's address and its request number.
+Ticket = tuple[bytes, int]
 
 
 @dataclass(frozen=True)
@@ -54,15 +72,74 @@ class PublishMap:
 
 
 @dataclass(frozen=True)
+class PublishRounds:
+    """Send these closed rounds to these servers; the first has this number in the log.
+
+    The entries fit one frame.
+    """
+
+    peers: tuple[bytes, ...]
+    first_number: int
+    entries: tuple[RoundEntry, ...]
+
+
+@dataclass(frozen=True)
+class PublishClocks:
+    """Send a notice to the worker of a session.
+
+    Attributes
+    ----------
+    peer : bytes
+        Where its heartbeats come from.
+    session : int
+        The session.
+    number : int
+        The notice's; the newer of two has the higher one, or both say the same of the group.
+    clock : int
+        That of the session, as the scheduler holds it.
+    minimum, rounds : int
+        Of its group.
+    """
+
+    peer: bytes
+    session: int
+    number: int
+    clock: int
+    minimum: int
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Stop:
     """The job is over."""
 
 
-Action = Reply | PublishMap | Stop
+Action = Reply | PublishMap | PublishRounds | PublishClocks | Stop
+
+# What is told later rests on what is told earlier.
+_ORDER = (PublishMap, PublishRounds, PublishClocks, Reply, Stop)
+
+
+def in_order(actions: list[Action]) -> list[Action]:
+    """Return the actions of one step as they are to be carried out."""
+    return sorted(actions, key=lambda action: _ORDER.index(type(action)))
+
+
+def refusal(ticket: Ticket, error: FastPSError) -> Reply:
+    """Return the answer that raises `error` at the caller."""
+    if isinstance(error, ServerLostError):
+        lost = Error(type(error).__name__, str(error), error.servers, error.table, error.shards)
+        return Reply(*ticket, lost)
+    return Reply(*ticket, Error(type(error).__name__, str(error)))
 
 
 class Beat(Protocol):
-    """A heartbeat, as the core decodes it."""
+    """A heartbeat, as the core decodes it; a number that its role does not have is 0.
+
+    Workers: ``clock`` is the steps ended, ``busy_us`` the microseconds of work in them, ``heard``
+    the number of the newest notice taken in. Servers: ``heard`` is the number of the last entry of
+    the round log taken in.
+    """
 
     @property
     def role(self) -> str: ...  # noqa: D102
@@ -78,3 +155,9 @@ class Beat(Protocol):
     def rows(self) -> int: ...  # noqa: D102
     @property
     def requests(self) -> int: ...  # noqa: D102
+    @property
+    def clock(self) -> int: ...  # noqa: D102
+    @property
+    def busy_us(self) -> int: ...  # noqa: D102
+    @property
+    def heard(self) -> int: ...  # noqa: D102

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastps.errors import ConfigError, ShapeError
-from fastps.scheduler.clocks import Ticket
+from fastps.scheduler.actions import Ticket
 
 __all__ = ["Answer", "ChunkQueue", "Worker"]
 
@@ -31,6 +31,7 @@ class Worker:
 class Answer:
     """A wait that ended: the item to work on, or None when the pass is finished."""
 
+    worker: Worker
     ticket: Ticket
     index: int | None
 
@@ -115,7 +116,7 @@ class ChunkQueue:
             del self._held[worker.session]
             self._n_done += 1
         if worker.session in self._held:
-            return [Answer(ticket, self._held[worker.session])]
+            return [Answer(worker, ticket, self._held[worker.session])]
         self._waiting.pop(worker.session, None)
         self._waiting[worker.session] = (worker, ticket)
         return self.serve()
@@ -144,7 +145,7 @@ class ChunkQueue:
                     continue
                 self._held[session] = index
             del self._waiting[session]
-            answers.append(Answer(ticket, index))
+            answers.append(Answer(worker, ticket, index))
         return answers
 
     def _take(self, rank: int) -> int | None:

@@ -1,111 +1,184 @@
-"""Clocks and barriers of one worker group.
+"""The clocks of one worker group, its minimum, and how far its rounds are closed.
 
 A worker's clock is the number of steps it ended, an absolute number. Ranks that *count* are the
-live ones and the expected ones (launched, or being started again, and not given up). The minimum is
-over the ranks that count, and never falls.
+live ones and the expected ones (launched, or being started again, and not given up). A rank that
+counts and waits with nothing pushed since its last step is *idle*: nobody waits for it. The minimum
+is over the ranks that count and are not idle, and never falls.
 
 Pure: no thread, no socket, no time. Not thread-safe; the scheduler's one thread uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
-from fastps.errors import ConfigError
+from fastps.scheduler.rounds import Attendance, RoundEntry, RoundLog
 
-__all__ = ["GroupClocks", "Ticket"]
+__all__ = ["CLOCK_MAX", "GroupClocks"]
 
-# Whom to answer when a wait ends: the requester's address and its request number.
-Ticket = tuple[bytes, int]
+# An honest worker never gets there; numbers stay far from the ends of 64 bits.
+CLOCK_MAX = 1 << 62
+# Rounds that one message may close, so that a worker far ahead alone cannot make us close millions
+# at a stroke. The rest follows with the next tick.
+ROUNDS_PER_STEP_MAX = 1024
 
 
 class GroupClocks:
-    """The clocks of one group, and who waits in its barrier.
+    """The clocks of one group.
+
+    Parameters
+    ----------
+    group : int
+        The group's number.
+    log : RoundLog
+        Where closed rounds go once the group has a BSP table.
 
     Attributes
     ----------
     minimum : int
-        Steps that every rank that counts has ended: minimum <= each clock that counts.
-    passed : int
-        Barriers passed. All waiting are in barrier passed + 1.
+        Steps that every rank that counts and is not idle has ended.
+    rounds : int
+        Rounds below it are closed: minimum <= rounds, and they are equal without backup workers.
+    backup : int
+        How many slow workers a round is closed without.
+    keeps_rounds : bool
+        Whether the group has a BSP table, so that closed rounds go to the log.
+    notice : int
+        Rises whenever `settle` finds something to tell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, group: int, log: RoundLog) -> None:
         self.minimum = 0
-        self.passed = 0
+        self.rounds = 0
+        self.backup = 0
+        self.keeps_rounds = False
+        self.notice = 0
+        self._group = group
+        self._log = log
         self._clocks: dict[int, int] = {}
+        self._idle: set[int] = set()
         self._ended: dict[int, int] = {}
-        self._waiting: dict[int, Ticket] = {}
+        self._attendance = Attendance()
+        self._told = (0, 0)
+        self._moved = False
+
+    # Who counts.
 
     def expect(self, rank: int) -> None:
         """Count a rank that is to come: from its ended session's clock, else from the minimum."""
-        if rank not in self._clocks:
-            self._clocks[rank] = self._start_of(rank)
+        self.join(rank)
 
     def join(self, rank: int) -> int:
         """Count a rank that came and return the clock it starts at.
 
         That is max(minimum, the clock of the rank's ended session).
         """
-        self._clocks.setdefault(rank, self._start_of(rank))
+        self.wake((rank,))
+        if rank not in self._clocks:
+            self._clocks[rank] = max(self.minimum, self._ended.get(rank, 0))
         return self._clocks[rank]
 
-    def report(self, rank: int, clock: int) -> None:
-        """Set the clock of a rank that counts; a lower number than before changes nothing."""
-        self._clocks[rank] = max(self._clocks[rank], clock)
-        self._advance()
-
-    def end_session(self, rank: int) -> None:
-        """Forget where the rank waits: its session ended. It still counts until drop()."""
-        self._waiting.pop(rank, None)
-
-    def drop(self, rank: int) -> list[Ticket]:
-        """Count the rank no more; return whom this lets out of the barrier."""
-        self._waiting.pop(rank, None)
+    def drop(self, rank: int) -> None:
+        """Count the rank no more. The rounds it ended keep it."""
+        self._idle.discard(rank)
         if rank in self._clocks:
             self._ended[rank] = self._clocks.pop(rank)
-        self._advance()
-        return self._release()
+        self.advance()
 
-    def wait(self, rank: int, number: int, ticket: Ticket) -> list[Ticket]:
-        """Put a rank that counts into barrier `number`; return whom this lets out.
-
-        A barrier that was passed lets its caller out at once; a wait again replaces the first.
-
-        Raises
-        ------
-        ConfigError
-            The number is not that of the group's next barrier.
-        """
-        if number <= self.passed:
-            return [ticket]
-        if number != self.passed + 1:
-            raise ConfigError(
-                f"rank {rank} asked for barrier {number} while its group waits for barrier "
-                f"{self.passed + 1}: one client may be in one barrier() at a time"
-            )
-        self._waiting[rank] = ticket
-        return self._release()
+    def ranks(self) -> Iterable[int]:
+        """Return the ranks that count."""
+        return self._clocks.keys()
 
     def clock_of(self, rank: int) -> int | None:
         """Return the clock of a rank that counts, else None."""
         return self._clocks.get(rank)
 
-    def waiting(self) -> Iterator[int]:
-        """Return the ranks in the barrier."""
-        return iter(sorted(self._waiting))
+    # Steps.
 
-    def _start_of(self, rank: int) -> int:
-        return max(self.minimum, self._ended.get(rank, 0))
+    def report(self, rank: int, session: int, clock: int) -> int:
+        """Take the word of a rank's live session that it ended steps < `clock`.
 
-    def _advance(self) -> None:
-        # With nobody left the minimum stays: it is the highest reached.
-        self.minimum = max(self.minimum, min(self._clocks.values(), default=0))
+        A lower number than before changes nothing. Steps whose round is closed already (with backup
+        workers) count for nothing, and the clock moves to the open round.
 
-    def _release(self) -> list[Ticket]:
-        if not self._waiting or self._waiting.keys() != self._clocks.keys():
-            return []
-        released = [ticket for _, ticket in sorted(self._waiting.items())]
-        self._waiting.clear()
-        self.passed += 1
-        return released
+        Returns
+        -------
+        int
+            How many steps were new.
+        """
+        before = self._clocks[rank]
+        if not before < clock <= CLOCK_MAX:
+            return 0
+        if rank in self._idle:
+            # It went on without waiting to be told, for example after a timeout.
+            self.wake((rank,))
+        start = self._clocks[rank]
+        if clock > max(start, self.rounds):
+            self._attendance.add(rank, session, max(start, self.rounds), clock)
+        self._clocks[rank] = max(start, clock, self.rounds)
+        self._moved |= self._clocks[rank] != clock
+        # Without backup workers only the slowest moves anything.
+        if self.backup or start <= self.minimum:
+            self.advance()
+        return clock - before
+
+    # Idle ranks.
+
+    def rest(self, rank: int) -> None:
+        """Make a rank that counts idle: it waits with nothing pushed since its last step."""
+        self._idle.add(rank)
+        self.advance()
+
+    def wake(self, ranks: Iterable[int]) -> None:
+        """Bring idle ranks back, all in one step: each at max(its clock, minimum)."""
+        back = [rank for rank in ranks if rank in self._idle]
+        for rank in back:
+            self._idle.discard(rank)
+            self._moved |= self._clocks[rank] < self.minimum
+            self._clocks[rank] = max(self._clocks[rank], self.minimum)
+        if back:
+            self.advance()
+
+    def is_idle(self, rank: int) -> bool:
+        """Whether the rank is idle."""
+        return rank in self._idle
+
+    # Rounds.
+
+    def keep_rounds(self, backup: int) -> None:
+        """Log what is closed from now on: the group gets its first BSP table."""
+        self.backup = backup
+        self.advance()
+        self.keeps_rounds = True
+
+    def advance(self) -> bool:
+        """Move the minimum and close rounds as far as can be; return whether more is left to do.
+
+        With nobody who counts and is not idle both stay: they are the highest reached.
+        """
+        counted = [clock for rank, clock in self._clocks.items() if rank not in self._idle]
+        if not counted:
+            return False
+        lowest = min(counted)
+        # Round c closes when so many have ended it, so at the clock that so many have reached.
+        needed = max(1, len(counted) - self.backup)
+        closable = sorted(counted)[-needed] if self.backup else lowest
+        rounds = max(self.rounds, closable)
+        if self.keeps_rounds:
+            rounds = min(rounds, self.rounds + min(ROUNDS_PER_STEP_MAX, self._log.room))
+            for closing in range(self.rounds, rounds):
+                members = self._attendance.members(closing)
+                self._log.append(RoundEntry(self._group, closing, members))
+        if rounds > self.rounds:
+            self.rounds = rounds
+            self._attendance.forget_below(rounds)
+        self.minimum = max(self.minimum, min(lowest, rounds))
+        return rounds < closable
+
+    def settle(self) -> bool:
+        """Whether minimum, rounds or a clock moved since the last call; then `notice` rises."""
+        now = (self.minimum, self.rounds)
+        changed = self._moved or now != self._told
+        self._told, self._moved = now, False
+        self.notice += changed
+        return changed

@@ -1,20 +1,29 @@
-"""The scheduler's one door to the compiled core: maps to bytes, heartbeats from bytes."""
+"""The scheduler's one door to the compiled core: frames for heartbeat peers, and heartbeats."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastps import _core, initializers, optimizers
-from fastps.scheduler.state import Beat, SchedulerState
+from fastps.scheduler.actions import Beat, PublishClocks, PublishRounds
+from fastps.scheduler.facts import Facts
 from fastps.scheduler.tables import Table, elements_of
 
-__all__ = ["HEARTBEAT_TAG", "MAP_TAG", "decode_heartbeat", "encode_map", "map_view"]
+__all__ = [
+    "HEARTBEAT_TAG",
+    "MAP_TAG",
+    "decode_heartbeat",
+    "encode_clocks",
+    "encode_map",
+    "encode_rounds",
+    "map_view",
+]
 
 HEARTBEAT_TAG = b"FPH1"
 MAP_TAG = b"FPM1"
 
 
-def map_view(state: SchedulerState) -> dict[str, Any]:
+def map_view(state: Facts) -> dict[str, Any]:
     """Return the state as the keyword arguments of ``_core.encode_cluster_map``."""
     return {
         "cluster_id": state.cluster_id,
@@ -36,9 +45,32 @@ def map_view(state: SchedulerState) -> dict[str, Any]:
     }
 
 
-def encode_map(state: SchedulerState) -> bytes:
+def encode_map(state: Facts) -> bytes:
     """Return the cluster map as bytes that only the core reads."""
     return _core.encode_cluster_map(**map_view(state))
+
+
+def encode_clocks(state: Facts, notice: PublishClocks) -> bytes:
+    """Return a notice as the whole frame that a worker gets."""
+    return _core.encode_clocks(
+        cluster_id=state.cluster_id,
+        session=notice.session,
+        number=notice.number,
+        clock=notice.clock,
+        minimum=notice.minimum,
+        rounds=notice.rounds,
+        map_version=state.version,
+    )
+
+
+def encode_rounds(state: Facts, rounds: PublishRounds) -> bytes:
+    """Return closed rounds as the whole frame that servers get."""
+    return _core.encode_rounds(
+        cluster_id=state.cluster_id,
+        map_version=state.version,
+        first_number=rounds.first_number,
+        entries=[(entry.group, entry.round, list(entry.members)) for entry in rounds.entries],
+    )
 
 
 def decode_heartbeat(frame: bytes) -> Beat | None:
@@ -60,4 +92,5 @@ def _table_view(table: Table) -> dict[str, Any]:
         "initializer": initializers.from_json(definition.initializer).spec(),
         "placement": list(table.placement),
         "views": [1] * len(table.placement),
+        "rounds": table.rounds,
     }

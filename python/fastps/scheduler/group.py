@@ -1,14 +1,20 @@
-"""One worker group: which ranks are expected, its clocks and barriers, its chunk queues.
+"""One worker group: which ranks are expected, its clocks, rounds and barriers, its chunk queues.
 
 Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastps.errors import ConfigError
+from fastps.scheduler.actions import Ticket
+from fastps.scheduler.barrier import GroupBarrier
 from fastps.scheduler.chunks import Answer, ChunkQueue, Worker
-from fastps.scheduler.clocks import GroupClocks, Ticket
-from fastps.scheduler.messages import Chunk, Done, Message, NextChunk, ReturnChunk
+from fastps.scheduler.clocks import GroupClocks
+from fastps.scheduler.messages import Barrier, Chunk, Message, NextChunk, Passed, ReturnChunk
+from fastps.scheduler.pace import StalenessSums, StepTimes
+from fastps.scheduler.rounds import RoundLog
 
 __all__ = ["Group", "Released"]
 
@@ -24,16 +30,20 @@ class Group:
 
     A launched rank is *expected* from the start until it joins or is given up: its process ended
     for good, or `patience` seconds passed. A rank whose process is being started again is expected
-    anew. Expected ranks count as live for clocks, barriers and chunks.
+    anew. Expected ranks count as live for clocks, rounds, barriers and chunks.
 
     Parameters
     ----------
+    number : int
+        The group's number.
     num_workers : int
         How many ranks were launched.
     now : float
         The time.
     patience : float
         Seconds after which an expected rank is given up.
+    log : RoundLog
+        Where its closed rounds go.
 
     Attributes
     ----------
@@ -41,17 +51,29 @@ class Group:
         The session of each live rank. A rank is never both live and expected.
     expected : dict of int to float
         When each expected rank is given up.
+    step_times : dict of int to StepTimes
+        Of each rank that ever ended a step, over all its sessions.
+    staleness : StalenessSums
+        What the pulls of ended sessions saw.
     """
 
-    def __init__(self, num_workers: int, now: float, patience: float) -> None:
+    def __init__(
+        self, number: int, num_workers: int, now: float, patience: float, log: RoundLog
+    ) -> None:
+        self.number = number
         self.num_workers = num_workers
-        self.clocks = GroupClocks()
+        self.clocks = GroupClocks(number, log)
+        self.barriers = GroupBarrier()
         self.live: dict[int, int] = {}
         self.expected: dict[int, float] = {}
+        self.step_times: dict[int, StepTimes] = {}
+        self.staleness = StalenessSums()
         self._patience = patience
         self._passes: dict[int, ChunkQueue] = {}
         for rank in range(num_workers):
             self._expect(rank, now)
+
+    # Who is here.
 
     def join(self, rank: int, session: int) -> int:
         """Make `session` the live one of `rank`; return the clock it starts at.
@@ -68,9 +90,10 @@ class Group:
         return self._return_chunks(session) + self._drop(rank)
 
     def replace(self, rank: int) -> list[Released]:
-        """End the rank's live session, while another join for the rank is at the door."""
+        """End the rank's live session while a newer one is on its way: the rank still counts."""
         session = self.live.pop(rank)
-        self.clocks.end_session(rank)
+        self.barriers.leave(rank)
+        self.clocks.wake((rank,))
         return self._return_chunks(session)
 
     def expect_again(self, rank: int, now: float) -> None:
@@ -87,17 +110,43 @@ class Group:
         return self._drop(rank)
 
     def tick(self, now: float) -> list[Released]:
-        """Give up the expected ranks whose time is over."""
+        """Give up the expected ranks whose time is over, and close rounds that were put off."""
         late = [rank for rank, deadline in self.expected.items() if now >= deadline]
+        self.clocks.advance()
         return [each for rank in late for each in self.give_up(rank)]
 
-    def clock(self, rank: int, clock: int) -> None:
-        """Set the clock of a live rank."""
-        self.clocks.report(rank, clock)
+    # What live ranks do.
 
-    def barrier(self, rank: int, number: int, ticket: Ticket) -> list[Released]:
-        """Put a live rank into a barrier; see `GroupClocks.wait`."""
-        return _done(self.clocks.wait(rank, number, ticket))
+    def report(self, rank: int, clock: int, busy_us: int, of_session: StepTimes) -> None:
+        """Take in how many steps a live rank ended, and its work on them so far."""
+        steps = self.clocks.report(rank, self.live[rank], clock)
+        busy = max(0, busy_us - of_session.busy_us)
+        if steps or busy:
+            for times in (of_session, self.step_times.setdefault(rank, StepTimes())):
+                times.steps += steps
+                times.busy_us += busy
+
+    def barrier(self, rank: int, asked: Barrier, ticket: Ticket) -> list[Released]:
+        """Put a live rank into a barrier; return whom this lets out.
+
+        A barrier that was passed lets its caller out at once: the first answer was lost.
+
+        Raises
+        ------
+        ConfigError
+            See `GroupBarrier.wait`.
+        """
+        if asked.number <= self.barriers.passed:
+            return [(ticket, self._passed(rank))]
+        self.barriers.wait(rank, asked.number, ticket)
+        self._rest(rank, asked.clean)
+        return self._release_barrier()
+
+    def stop_waiting(self, rank: int, ticket: Ticket) -> list[Released]:
+        """Take a live rank out of the barrier; it counts again."""
+        self.barriers.leave(rank)
+        self.clocks.wake((rank,))
+        return [(ticket, self._passed(rank))]
 
     def next_chunk(self, worker: Worker, asked: NextChunk, ticket: Ticket) -> list[Released]:
         """Answer or park a request for an item; see `ChunkQueue.next`.
@@ -117,12 +166,17 @@ class Group:
             queue = ChunkQueue(asked.n_items, asked.deterministic, num_workers, self._is_given_up)
             self._passes[asked.pass_number] = queue
         queue.check_same(asked.n_items, asked.deterministic)
-        return _chunks(queue.next(worker, asked.done, ticket))
+        answers = queue.next(worker, asked.done, ticket)
+        if all(answer.worker != worker for answer in answers):
+            self._rest(worker.rank, asked.clean)
+        return self._chunks(answers)
 
-    def return_chunk(self, session: int, asked: ReturnChunk) -> list[Released]:
-        """Take an item back; see `ChunkQueue.give_back`."""
+    def return_chunk(self, worker: Worker, asked: ReturnChunk, ticket: Ticket) -> list[Released]:
+        """Take an item back, or end the wait for one; see `ChunkQueue.give_back`."""
         queue = self._passes.get(asked.pass_number)
-        return [] if queue is None else _chunks(queue.give_back(session, asked.index))
+        answers = [] if queue is None else queue.give_back(worker.session, asked.index)
+        self.clocks.wake((worker.rank, *(answer.worker.rank for answer in answers)))
+        return [*self._chunks(answers), (ticket, self._passed(worker.rank))]
 
     def passes(self) -> list[tuple[int, ChunkQueue]]:
         """Return the passes that are not finished, by number."""
@@ -135,23 +189,42 @@ class Group:
     def _is_given_up(self, rank: int) -> bool:
         return rank not in self.live and rank not in self.expected
 
+    def _rest(self, rank: int, clean: bool) -> None:
+        if clean:
+            self.clocks.rest(rank)
+        else:
+            self.clocks.wake((rank,))
+
     def _drop(self, rank: int) -> list[Released]:
-        released = _done(self.clocks.drop(rank))
+        self.barriers.leave(rank)
+        self.clocks.drop(rank)
         # Its lane of a deterministic pass is now anybody's.
-        for _, queue in self.passes():
-            released += _chunks(queue.serve())
-        return released
+        answers = [answer for _, queue in self.passes() for answer in queue.serve()]
+        return self._release_barrier() + self._chunks(answers)
 
     def _return_chunks(self, session: int) -> list[Released]:
-        released: list[Released] = []
-        for _, queue in self.passes():
-            released += _chunks(queue.give_back(session, None))
-        return released
+        return self._chunks(
+            [answer for _, queue in self.passes() for answer in queue.give_back(session, None)]
+        )
 
+    def _release_barrier(self) -> list[Released]:
+        released = self.barriers.release(self.clocks.ranks())
+        self.clocks.wake(rank for rank, _ in released)
+        return [(ticket, self._passed(rank)) for rank, ticket in released]
 
-def _done(tickets: list[Ticket]) -> list[Released]:
-    return [(ticket, Done()) for ticket in tickets]
+    def _chunks(self, answers: Iterable[Answer]) -> list[Released]:
+        """Answer waits for items; who waited counts again before any of them is told a clock."""
+        answers = list(answers)
+        self.clocks.wake(answer.worker.rank for answer in answers)
+        return [
+            (answer.ticket, Chunk(answer.index, self._clock(answer.worker.rank)))
+            for answer in answers
+        ]
 
+    def _passed(self, rank: int) -> Passed:
+        return Passed(self._clock(rank))
 
-def _chunks(answers: list[Answer]) -> list[Released]:
-    return [(answer.ticket, Chunk(answer.index)) for answer in answers]
+    def _clock(self, rank: int) -> int:
+        clock = self.clocks.clock_of(rank)
+        assert clock is not None
+        return clock

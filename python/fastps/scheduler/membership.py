@@ -13,9 +13,10 @@ uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastps.errors import WireError
+from fastps.scheduler.pace import StepTimes
 
 __all__ = [
     "SERVER_SILENCE",
@@ -31,6 +32,9 @@ SERVER_SILENCE = 10.0
 # Five heartbeats of 200 ms: a server that missed so many and has no connection left is lost.
 DISCONNECT_SILENCE = 1.0
 
+# An exited process does not come back, and a server that missed more rounds than are kept cannot.
+GONE = ("exit", "behind")
+
 SERVERS_MAX = 1024  # cpp/base/limits.h: kServersMax
 ENDPOINTS_MAX = 64  # cpp/base/limits.h: kDataThreadsMax
 ENDPOINT_BYTES_MAX = 512  # cpp/base/limits.h: kNameBytesMax
@@ -44,13 +48,17 @@ class Server:
     Attributes
     ----------
     lost : str
-        Why it is lost (exit, disconnect, silence); empty while it is alive.
+        Why it is lost (exit, disconnect, silence, behind); empty while it is alive.
     peer : bytes or None
         Where its heartbeats came from, so where maps go.
     map_version : int
         The map that it reported to work with.
     map_sent, map_sent_at : int, float
         The last map sent to it, and when.
+    rounds_heard, rounds_sent : int
+        The last entry of the round log that it took in, and that was sent to it: heard <= sent.
+    rounds_moved_at : float
+        When rounds_heard last rose, or the entry after it was sent.
     """
 
     server_id: int
@@ -64,8 +72,16 @@ class Server:
     map_sent: int = 0
     map_sent_at: float = 0.0
     probed_at: float = 0.0
+    rounds_heard: int = 0
+    rounds_sent: int = 0
+    rounds_moved_at: float = 0.0
     rows: int = 0
     requests: int = 0
+
+    @property
+    def may_return(self) -> bool:
+        """Whether it is alive, or lost in a way that a heartbeat can undo."""
+        return self.lost not in GONE
 
 
 class Servers:
@@ -112,14 +128,19 @@ class Servers:
         """Whether one more server may come."""
         return len(self._servers) < SERVERS_MAX
 
-    def register(self, boot_id: str, endpoints: tuple[str, ...], pid: int, now: float) -> Server:
+    def register(
+        self, boot_id: str, endpoints: tuple[str, ...], pid: int, now: float, rounds: int = 0
+    ) -> Server:
         """Return the server of that life, which is new unless its message was sent twice.
+
+        A new one needs the entries of the round log after number `rounds`.
 
         Requires: has_room.
         """
         server = self._by_boot_id.get(boot_id)
         if server is None:
             server = Server(len(self._servers), boot_id, endpoints, pid, now)
+            server.rounds_heard = server.rounds_sent = rounds
             self._servers.append(server)
             self._by_boot_id[boot_id] = server
             self.outstanding = max(0, self.outstanding - 1)
@@ -131,7 +152,7 @@ class Servers:
         A process that has exited cannot come back: such a word was still on its way.
         """
         server.last_seen = now
-        if server.lost in ("", "exit"):
+        if not server.lost or not server.may_return:
             return False
         server.lost = ""
         return True
@@ -205,7 +226,15 @@ class Servers:
 
 @dataclass
 class Session:
-    """One joined life of a worker."""
+    """One joined life of a worker.
+
+    Attributes
+    ----------
+    told : int
+        Number of the newest notice sent to it.
+    times : StepTimes
+        Its steps and its work on them.
+    """
 
     session: int
     group: str
@@ -218,6 +247,8 @@ class Session:
     map_sent: int = 0
     map_sent_at: float = 0.0
     requests: int = 0
+    told: int = 0
+    times: StepTimes = field(default_factory=StepTimes)
 
 
 class Sessions:

@@ -7,7 +7,7 @@ Pure values; any thread.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from fastps.errors import WireError
@@ -18,7 +18,6 @@ __all__ = [
     "PROTOCOL",
     "Barrier",
     "Chunk",
-    "Clock",
     "CreateTable",
     "Done",
     "Envelope",
@@ -30,6 +29,7 @@ __all__ = [
     "LookupTable",
     "Message",
     "NextChunk",
+    "Passed",
     "ProcessExited",
     "RegisterServer",
     "Registered",
@@ -37,6 +37,7 @@ __all__ = [
     "ReturnChunk",
     "Shutdown",
     "Status",
+    "StopWaiting",
     "TableDefinition",
     "TableInfo",
     "decode",
@@ -75,6 +76,8 @@ class TableDefinition:
         ``{"name": "SGD", "lr": 0.1}`` and the like, as the to_json() of the values makes them.
     num_shards, replication : int, optional
         At least 1.
+    group : str, optional
+        The group that created it, whose clocks its consistency speaks of.
     """
 
     name: str
@@ -85,6 +88,7 @@ class TableDefinition:
     consistency: JsonDict | None = None
     num_shards: int | None = None
     replication: int | None = None
+    group: str | None = None
 
 
 # Replies.
@@ -92,7 +96,7 @@ class TableDefinition:
 
 @dataclass(frozen=True)
 class Done(Message):
-    """The request took effect. That of a barrier carries the map."""
+    """The request took effect."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,8 @@ class Joined(Message):
     """A session begins; carries the map.
 
     ``clock`` is where the session starts, ``barrier`` how many barriers its group has passed: its
-    next one is number ``barrier + 1``. A session silent for ``lease_ms`` is ended; 0: never.
+    next one is number ``barrier + 1``. ``notice``, ``minimum`` and ``rounds`` are what the newest
+    notice to its group says. A session silent for ``lease_ms`` is ended; 0: never.
     """
 
     session: int
@@ -111,6 +116,9 @@ class Joined(Message):
     incarnation: int
     clock: int
     barrier: int
+    notice: int
+    minimum: int
+    rounds: int
     lease_ms: int
 
 
@@ -123,10 +131,18 @@ class TableInfo(Message):
 
 
 @dataclass(frozen=True)
+class Passed(Message):
+    """A wait is over, and the session goes on at ``clock``; carries the map."""
+
+    clock: int
+
+
+@dataclass(frozen=True)
 class Chunk(Message):
-    """The item to work on next. None: every item of the pass is done."""
+    """The item to work on next, at ``clock``. None: every item of the pass is done."""
 
     index: int | None
+    clock: int
 
 
 @dataclass(frozen=True)
@@ -138,12 +154,16 @@ class Status(Message):
 
 @dataclass(frozen=True)
 class Registered(Message):
-    """A server has its number; carries the map."""
+    """A server has its number; carries the map.
+
+    ``rounds`` is the number of the newest entry of the round log: it needs only later ones.
+    """
 
     server_id: int
     cluster_id: int
     epoch: int
     incarnation: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -173,10 +193,16 @@ class Join(Request[Joined]):
 
 @dataclass(frozen=True)
 class Leave(Request[Done]):
-    """A worker's last word; also right for a session that has ended."""
+    """A worker's last word; also right for a session that has ended.
+
+    ``staleness`` is ``{table: {steps as text: pulls}}``, what its pulls saw; ``late`` how many of
+    its pushes came for rounds that were closed without it.
+    """
 
     reply: ClassVar[type[Message]] = Done
     session: int
+    staleness: dict[str, dict[str, int]] = field(default_factory=dict)
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -198,26 +224,25 @@ class LookupTable(Request[TableInfo]):
 
 
 @dataclass(frozen=True)
-class Clock(Request[Done]):
-    """The session ended ``clock`` steps: an absolute number, lower ones change nothing."""
+class Barrier(Request[Passed]):
+    """Withheld until all live and still expected workers of the group are in barrier ``number``.
 
-    reply: ClassVar[type[Message]] = Done
-    session: int
-    clock: int
+    ``clean``: the session pushed, assigned, removed nothing since its last step, so while it waits
+    nobody needs to wait for it.
+    """
 
-
-@dataclass(frozen=True)
-class Barrier(Request[Done]):
-    """Withheld until all live and still expected workers of the group are in barrier ``number``."""
-
-    reply: ClassVar[type[Message]] = Done
+    reply: ClassVar[type[Message]] = Passed
     session: int
     number: int
+    clean: bool = False
 
 
 @dataclass(frozen=True)
 class NextChunk(Request[Chunk]):
-    """Marks ``done`` as done and asks for the next item. Withheld while there is none to give."""
+    """Marks ``done`` as done and asks for the next item. Withheld while there is none to give.
+
+    ``clean`` as in `Barrier`.
+    """
 
     reply: ClassVar[type[Message]] = Chunk
     session: int
@@ -225,16 +250,25 @@ class NextChunk(Request[Chunk]):
     n_items: int
     deterministic: bool
     done: int | None
+    clean: bool = False
 
 
 @dataclass(frozen=True)
-class ReturnChunk(Request[Done]):
-    """Gives an item back undone. None: whatever the session holds of that pass."""
+class ReturnChunk(Request[Passed]):
+    """Gives an item back undone, or ends the wait for one. None: whatever it holds of that pass."""
 
-    reply: ClassVar[type[Message]] = Done
+    reply: ClassVar[type[Message]] = Passed
     session: int
     pass_number: int
     index: int | None
+
+
+@dataclass(frozen=True)
+class StopWaiting(Request[Passed]):
+    """The session's barrier() gave up: it waits there no more and counts again."""
+
+    reply: ClassVar[type[Message]] = Passed
+    session: int
 
 
 @dataclass(frozen=True)
@@ -298,9 +332,9 @@ class Envelope:
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        *(Barrier, Clock, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
-        *(ProcessExited, RegisterServer, ReturnChunk, Shutdown),
-        *(Chunk, Done, Error, Joined, Registered, Status, TableInfo),
+        *(Barrier, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
+        *(ProcessExited, RegisterServer, ReturnChunk, Shutdown, StopWaiting),
+        *(Chunk, Done, Error, Joined, Passed, Registered, Status, TableInfo),
     )
 }
 

@@ -16,7 +16,15 @@ import zmq
 from fastps.errors import ConfigError, WireError
 from fastps.scheduler import cluster_map
 from fastps.scheduler import messages as m
-from fastps.scheduler.state import Action, PublishMap, Reply, SchedulerState, Stop
+from fastps.scheduler.state import (
+    Action,
+    PublishClocks,
+    PublishMap,
+    PublishRounds,
+    Reply,
+    SchedulerState,
+    Stop,
+)
 from fastps.scheduler.wire import MESSAGE_BYTES_MAX
 
 __all__ = ["SchedulerService"]
@@ -152,6 +160,12 @@ class SchedulerService:
                 frame = cluster_map.MAP_TAG + self._map()
                 for peer in action.peers:
                     self._send(peer, [frame], now)
+            elif isinstance(action, PublishRounds):
+                frame = cluster_map.encode_rounds(self._state, action)
+                for peer in action.peers:
+                    self._send(peer, [frame], now)
+            elif isinstance(action, PublishClocks):
+                self._send(action.peer, [cluster_map.encode_clocks(self._state, action)], now)
             elif isinstance(action, Stop):
                 self.stop()
 

@@ -9,18 +9,18 @@ from fastps.scheduler import wire
 from fastps.scheduler.wire import JsonDict
 
 if TYPE_CHECKING:
+    from fastps.scheduler.facts import Facts
     from fastps.scheduler.group import Group
-    from fastps.scheduler.state import SchedulerState
 
 __all__ = ["status_of"]
 
 
-def status_of(state: SchedulerState, uptime: float, now: float) -> JsonDict:
+def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
     """Return the status; CONTROL.md lists the names.
 
     Parameters
     ----------
-    state : SchedulerState
+    state : Facts
         What to tell.
     uptime, now : float
         Seconds since the start, and the time.
@@ -44,6 +44,7 @@ def status_of(state: SchedulerState, uptime: float, now: float) -> JsonDict:
                 "endpoints": list(server.endpoints),
                 "silent_s": round(now - server.last_seen, 3),
                 "map_version": server.map_version,
+                "rounds_heard": server.rounds_heard,
                 "shards": shards_of[server.server_id],
                 "rows": server.rows,
                 "requests": server.requests,
@@ -62,7 +63,7 @@ def status_of(state: SchedulerState, uptime: float, now: float) -> JsonDict:
     }
 
 
-def _group(state: SchedulerState, name: str, group: Group, now: float) -> JsonDict:
+def _group(state: Facts, name: str, group: Group, now: float) -> JsonDict:
     workers = []
     for rank in sorted(group.live.keys() | group.expected.keys()):
         session = state.sessions.find(group.live.get(rank, 0))
@@ -71,6 +72,9 @@ def _group(state: SchedulerState, name: str, group: Group, now: float) -> JsonDi
                 "rank": rank,
                 "state": "live" if session else "expected",
                 "clock": group.clocks.clock_of(rank),
+                "idle": group.clocks.is_idle(rank),
+                "steps": session.times.steps if session else None,
+                "step_s": session.times.mean_seconds if session else None,
                 "session": session.session if session else None,
                 "pid": session.pid if session else None,
                 "silent_s": round(now - session.last_seen, 3) if session else None,
@@ -80,12 +84,21 @@ def _group(state: SchedulerState, name: str, group: Group, now: float) -> JsonDi
     return {
         "name": name,
         "num_workers": group.num_workers,
+        "number": group.number,
         "minimum_clock": group.clocks.minimum,
-        "barriers_passed": group.clocks.passed,
-        "in_barrier": list(group.clocks.waiting()),
+        "rounds": group.clocks.rounds,
+        "backup": group.clocks.backup,
+        "barriers_passed": group.barriers.passed,
+        "in_barrier": group.barriers.waiting(),
         "passes": [
             {"pass": number, "items": queue.n_items, "done": queue.n_done, "held": queue.n_held}
             for number, queue in group.passes()
         ],
         "workers": workers,
+        "step_times": [
+            {"rank": rank, "steps": times.steps, "busy_s": round(times.busy_us / 1e6, 6)}
+            for rank, times in sorted(group.step_times.items())
+        ],
+        "staleness": group.staleness.to_json(),
+        "late": group.staleness.late,
     }

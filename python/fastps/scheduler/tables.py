@@ -9,14 +9,20 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from fastps import initializers, optimizers
-from fastps.errors import ConfigError, TableMismatchError, TableNotFoundError
+from fastps import _values, initializers, optimizers
+from fastps.consistency import ASP, BSP, SSP, Consistency
+from fastps.errors import ConfigError, TableMismatchError, TableNotFoundError, ValueRangeError
 from fastps.scheduler.messages import TableDefinition
-from fastps.scheduler.wire import JsonDict
 
-__all__ = ["Table", "TableRegistry", "complete", "default_num_shards", "elements_of"]
+__all__ = [
+    "Table",
+    "TableRegistry",
+    "complete",
+    "consistency_of",
+    "default_num_shards",
+    "elements_of",
+]
 
 # The bounds of cpp/base/limits.h that a definition can meet.
 NAME_BYTES_MAX = 512
@@ -24,7 +30,8 @@ ROW_WIDTH_MAX = 1 << 22
 SHARDS_PER_TABLE_MAX = 1 << 16
 TABLES_MAX = 4096
 
-ASP: Mapping[str, Any] = {"name": "ASP"}
+MODELS: Mapping[str, type[Consistency]] = {"ASP": ASP, "SSP": SSP, "BSP": BSP}
+COUNT_MAX = (1 << 32) - 1  # of SSP's staleness and BSP's backup
 
 DIMENSIONS_MAX = 32
 DENSE_ELEMENTS_MAX = 1 << 40  # 4 TiB of float32
@@ -49,12 +56,15 @@ class Table:
         The server of each shard.
     map_version : int
         The first map that has the table.
+    rounds : (int, int), optional
+        BSP: the number of its group, and the first round that it takes part in.
     """
 
     table_id: int
     definition: TableDefinition
     placement: tuple[int, ...]
     map_version: int
+    rounds: tuple[int, int] | None = None
 
 
 class TableRegistry:
@@ -62,6 +72,9 @@ class TableRegistry:
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tables
 
     def all(self) -> list[Table]:
         """Return every table, by rising number."""
@@ -106,20 +119,42 @@ class TableRegistry:
         if len(self._tables) >= TABLES_MAX:
             raise ConfigError(f"there are {TABLES_MAX} tables already, the most that one job has")
 
+    def check_backup(self, definition: TableDefinition) -> None:
+        """Raise `ConfigError` when BSP tables of one group would differ in their backup workers.
+
+        Requires: `definition` is complete.
+        """
+        wanted = consistency_of(definition.consistency)
+        if not isinstance(wanted, BSP):
+            return
+        for table in self._tables.values():
+            there = consistency_of(table.definition.consistency)
+            same_group = table.definition.group == definition.group
+            if same_group and isinstance(there, BSP) and there != wanted:
+                raise ConfigError(
+                    f"table {definition.name!r} was given {wanted}, but table "
+                    f"{table.definition.name!r} of group {definition.group!r} has {there}: a group "
+                    f"closes its rounds with one number of backup workers, so give {there}"
+                )
+
     def add(
-        self, definition: TableDefinition, placement: tuple[int, ...], map_version: int
+        self,
+        definition: TableDefinition,
+        placement: tuple[int, ...],
+        map_version: int,
+        rounds: tuple[int, int] | None = None,
     ) -> Table:
         """Record a new table.
 
         Requires: `definition` is complete, no table has its name, check_room() passed.
         """
-        table = Table(len(self._tables) + 1, definition, placement, map_version)
+        table = Table(len(self._tables) + 1, definition, placement, map_version, rounds)
         self._tables[definition.name] = table
         return table
 
 
-def complete(wanted: TableDefinition, n_servers: int) -> TableDefinition:
-    """Return `wanted` with defaults where nothing was given.
+def complete(wanted: TableDefinition, n_servers: int, group: str) -> TableDefinition:
+    """Return `wanted`, made by a worker of `group`, with defaults where nothing was given.
 
     Raises
     ------
@@ -127,6 +162,11 @@ def complete(wanted: TableDefinition, n_servers: int) -> TableDefinition:
         Something is not legal or not there yet.
     """
     _check_given(wanted)
+    if wanted.group not in (None, group):
+        raise ConfigError(
+            f"table {wanted.name!r} does not exist yet, and a worker of group {group!r} cannot "
+            f"make it for group {wanted.group!r:.50}"
+        )
     if wanted.kind == "dense" and wanted.shape is None:
         raise ConfigError(f"dense table {wanted.name!r} does not exist yet: give its shape")
     shape = wanted.shape if wanted.shape is not None else ()
@@ -135,9 +175,10 @@ def complete(wanted: TableDefinition, n_servers: int) -> TableDefinition:
         shape=shape,
         optimizer=optimizers.from_json(wanted.optimizer or {"name": "Accumulate"}).to_json(),
         initializer=initializers.from_json(wanted.initializer or {"name": "Zeros"}).to_json(),
-        consistency=dict(ASP),
+        consistency=consistency_of(wanted.consistency or {"name": "ASP"}).to_json(),
         num_shards=wanted.num_shards or default_num_shards(wanted.kind, shape, n_servers),
         replication=wanted.replication or 1,
+        group=group,
     )
     assert definition.num_shards is not None
     if definition.kind == "dense" and definition.num_shards > elements_of(shape):
@@ -164,6 +205,21 @@ def default_num_shards(kind: str, shape: tuple[int, ...], n_servers: int) -> int
     return min(max(by_size, n_servers, 1), DENSE_SHARDS_MAX, elements)
 
 
+def consistency_of(described: object) -> Consistency:
+    """Return the consistency model that a dict tells of; it may come from anywhere.
+
+    Raises
+    ------
+    ConfigError, ValueRangeError
+        It tells of none, or of numbers that none can have.
+    """
+    model = _values.from_json("consistency", MODELS, described)
+    count = model.staleness if isinstance(model, SSP) else getattr(model, "backup", 0)
+    if count > COUNT_MAX:
+        raise ValueRangeError(f"consistency is {model!r:.100}; at most {COUNT_MAX} may be given")
+    return model
+
+
 def elements_of(shape: tuple[int, ...]) -> int:
     """Return the product of the dimensions."""
     return math.prod(shape)
@@ -188,7 +244,7 @@ def _check_given(wanted: TableDefinition) -> None:
     if wanted.initializer is not None:
         initializers.from_json(wanted.initializer)
     if wanted.consistency is not None:
-        _check_consistency(wanted.name, wanted.consistency)
+        consistency_of(wanted.consistency)
     if wanted.num_shards is not None and not 1 <= wanted.num_shards <= SHARDS_PER_TABLE_MAX:
         raise ConfigError(
             f"table {wanted.name!r}: num_shards is {wanted.num_shards}; needed are 1 to "
@@ -241,14 +297,9 @@ def _value(field: str, described: object) -> object:
         return optimizers.from_json(described)
     if field == "initializer":
         return initializers.from_json(described)
+    if field == "consistency":
+        return consistency_of(described)
     return described
-
-
-def _check_consistency(name: str, setting: JsonDict) -> None:
-    if setting != ASP:
-        raise ConfigError(
-            f"table {name!r}: consistency {_shown(setting):.100} is not there yet; available: ASP()"
-        )
 
 
 def _shown(value: object) -> str:

@@ -1,9 +1,10 @@
 """Strict conversion between frozen dataclasses and JSON bytes.
 
 The dataclass annotations are the schema. Understood are ``int`` (from 0 to 2**64 - 1), ``float``
-(finite), ``str`` (valid Unicode), ``bool``, ``T | None``, ``tuple[T, ...]``, ``JsonDict`` and other
-dataclasses. Anything else in the bytes - an unknown or missing field, a wrong type, a name given
-twice, NaN, too many bytes, too deep a nesting - is a `WireError`. Pure functions; any thread.
+(finite), ``str`` (valid Unicode), ``bool``, ``T | None``, ``tuple[T, ...]``, ``dict[str, T]``,
+``JsonDict`` and other dataclasses. Anything else in the bytes - an unknown or missing field, a
+wrong type, a name given twice, NaN, too many bytes, too deep a nesting - is a `WireError`. Pure
+functions; any thread.
 """
 
 from __future__ import annotations
@@ -113,10 +114,14 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, dict):
             raise _wrong(where, value, "an object")
-        return value
+        (_, item_kind) = typing.get_args(kind)
+        return {
+            name: from_json(item_kind, item, f"{where}[{name!r:.50}]")
+            for name, item in value.items()
+        }
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _dataclass_from_json(kind, value, where)
-    return _scalar_from_json(kind, value, where)
+    return value if kind is Any else _scalar_from_json(kind, value, where)
 
 
 def _dataclass_from_json(kind: type[Any], value: Any, where: str) -> Any:

@@ -1,0 +1,99 @@
+"""What the parts of the scheduler's state share: everything that it knows.
+
+Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+from fastps.errors import ConfigError, SessionEndedError
+from fastps.scheduler.actions import JobShape
+from fastps.scheduler.group import Group
+from fastps.scheduler.membership import Servers, Session, Sessions
+from fastps.scheduler.rounds import RoundLog
+from fastps.scheduler.tables import TableRegistry
+
+__all__ = ["Facts"]
+
+# Bounds on what strangers can make the scheduler hold.
+GROUPS_MAX = 1024
+GROUP_NAME_BYTES_MAX = 128
+
+
+class Facts:
+    """What the scheduler knows.
+
+    Parameters
+    ----------
+    shape : JobShape
+        What was launched.
+    cluster_id : int
+        Random, more than 0: messages of another cluster are refused.
+    now : float
+        Seconds of a steady clock.
+
+    Attributes
+    ----------
+    version : int
+        The map's version. A server's reported version <= version.
+    round_log : RoundLog
+        Closed rounds of all groups.
+    groups : dict of str to Group
+        By name, in the order of their numbers.
+    """
+
+    def __init__(self, shape: JobShape, cluster_id: int, now: float) -> None:
+        self.shape = shape
+        self.cluster_id = cluster_id
+        self.epoch = 1
+        self.incarnation = 1
+        self.version = 1
+        self.servers = Servers(shape.num_servers, now, shape.patience)
+        self.sessions = Sessions(shape.lease)
+        self.tables = TableRegistry()
+        self.round_log = RoundLog()
+        self.groups: dict[str, Group] = {}
+        for name, num_workers in shape.groups.items():
+            self._add_group(name, num_workers, now)
+
+    def bump(self) -> None:
+        """Note that the map has changed."""
+        self.version += 1
+
+    def live_session(self, number: int) -> Session:
+        """Return the live session of that number.
+
+        Raises
+        ------
+        SessionEndedError
+            It has ended.
+        """
+        session = self.sessions.find(number)
+        if session is None:
+            raise SessionEndedError(
+                f"session {number} has ended: the worker left, was silent for its lease of "
+                f"{self.shape.lease:g} s, or its rank was taken by a newer one; connect again"
+            )
+        return session
+
+    def group_of(self, name: str, now: float) -> Group:
+        """Return the group of that name; the first to ask for it makes it.
+
+        Raises
+        ------
+        ConfigError
+            The name is not legal, or there are too many groups.
+        """
+        group = self.groups.get(name)
+        if group is not None:
+            return group
+        if not 1 <= len(name.encode()) <= GROUP_NAME_BYTES_MAX:
+            raise ConfigError(f"group {name!r:.50}: a name needs 1 to {GROUP_NAME_BYTES_MAX} bytes")
+        if len(self.groups) >= GROUPS_MAX:
+            raise ConfigError(f"there are {GROUPS_MAX} groups already, the most there may be")
+        return self._add_group(name, 0, now)
+
+    def _add_group(self, name: str, num_workers: int, now: float) -> Group:
+        number = len(self.groups)
+        group = Group(number, num_workers, now, self.shape.patience, self.round_log)
+        self.groups[name] = group
+        return group

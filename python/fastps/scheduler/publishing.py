@@ -1,0 +1,158 @@
+"""The part of the scheduler's state that tells heartbeat peers: maps, closed rounds, notices.
+
+All three are absolute, so they may be lost and sent again: what a heartbeat says of them shows what
+its sender has missed.
+
+Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastps.scheduler.actions import Action, Beat, PublishClocks, PublishMap, PublishRounds
+from fastps.scheduler.facts import Facts
+from fastps.scheduler.group import Group
+from fastps.scheduler.membership import Server, Session
+
+__all__ = ["Publisher"]
+
+# A peer that has not taken in what it was sent is sent it again, but not at once.
+RESEND_SECONDS = 0.5
+
+
+class Publisher:
+    """What was sent to whom.
+
+    Parameters
+    ----------
+    facts : Facts
+        Shared with the other parts.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        # What everybody with a peer was sent at the end of the last step.
+        self._version = facts.version
+        self._newest_round = facts.round_log.newest
+        self._groups_told: set[int] = set()
+
+    def of_step(self, now: float) -> list[Action]:
+        """Tell everybody what a step changed. To be called at its end."""
+        return [*self._changed_map(now), *self._new_rounds(now), *self._changed_clocks()]
+
+    def late_map(self, member: Server | Session, beat: Beat, now: float) -> list[Action]:
+        """Return the map for a member whose heartbeat reports an older one."""
+        if beat.map_version >= self._facts.version or not self._may_send_map(member, now):
+            return []
+        assert member.peer is not None
+        return [PublishMap((member.peer,))]
+
+    def late_rounds(self, server: Server, beat: Beat, returned: bool, now: float) -> list[Action]:
+        """Return the rounds that a server has missed, by what its heartbeat says."""
+        log = self._facts.round_log
+        heard = min(beat.heard, log.newest)
+        if heard > server.rounds_heard:
+            server.rounds_heard, server.rounds_moved_at = heard, now
+            server.rounds_sent = max(server.rounds_sent, heard)
+            self.forget_rounds()
+        overdue = now - server.rounds_moved_at >= RESEND_SECONDS
+        if returned or (server.rounds_heard < server.rounds_sent and overdue):
+            server.rounds_sent = server.rounds_heard
+        return self._rounds_for([server], now)
+
+    def late_notice(self, session: Session, beat: Beat) -> list[Action]:
+        """Return the notice of now for a worker whose heartbeat does not know it.
+
+        With backup workers clock() waits for the scheduler's word, so each heartbeat is answered.
+        Requires: of_step() was called in this step.
+        """
+        group = self._facts.groups[session.group]
+        if group.number in self._groups_told:
+            return []
+        clocks = group.clocks
+        knows = beat.heard == clocks.notice and beat.clock == clocks.clock_of(session.rank)
+        return [] if knows and not clocks.backup else [self._notice(session, group)]
+
+    def forget_rounds(self) -> None:
+        """Forget the rounds that all servers have which may still come back."""
+        log = self._facts.round_log
+        needing = [server for server in self._facts.servers.all() if server.may_return]
+        if log.room == 0:
+            # Lost servers must not hold up the live ones for ever.
+            for server in needing:
+                if server.lost and server.rounds_heard <= log.forgotten:
+                    server.lost = "behind"
+        log.forget_to(
+            min((each.rounds_heard for each in needing if each.may_return), default=log.newest)
+        )
+
+    def _changed_map(self, now: float) -> list[Action]:
+        if self._version == self._facts.version:
+            return []
+        self._version = self._facts.version
+        facts = self._facts
+        members: list[Server | Session] = [*facts.servers.alive(), *facts.sessions.all()]
+        peers = (
+            each.peer for each in members if each.peer is not None and self._may_send_map(each, now)
+        )
+        return [PublishMap(tuple(peers))]
+
+    def _may_send_map(self, member: Server | Session, now: float) -> bool:
+        """Whether the map was not sent to this member just now; notes that it is being sent."""
+        if member.map_sent == self._facts.version and now - member.map_sent_at < RESEND_SECONDS:
+            return False
+        member.map_sent, member.map_sent_at = self._facts.version, now
+        return True
+
+    def _new_rounds(self, now: float) -> list[Action]:
+        if self._newest_round == self._facts.round_log.newest:
+            return []
+        self._newest_round = self._facts.round_log.newest
+        return self._rounds_for(self._facts.servers.alive(), now)
+
+    def _rounds_for(self, servers: Iterable[Server], now: float) -> list[Action]:
+        """Return what was not sent to these servers yet; notes that it is being sent."""
+        log = self._facts.round_log
+        peers_of: dict[int, list[bytes]] = {}
+        for server in servers:
+            if server.peer is None or server.rounds_sent == log.newest:
+                continue
+            peers_of.setdefault(server.rounds_sent, []).append(server.peer)
+            if server.rounds_heard == server.rounds_sent:
+                server.rounds_moved_at = now
+            server.rounds_sent = log.newest
+        return [
+            PublishRounds(tuple(peers), first_number, entries)
+            for sent, peers in peers_of.items()
+            for first_number, entries in log.frames_after(sent)
+        ]
+
+    def _changed_clocks(self) -> list[Action]:
+        actions: list[Action] = []
+        self._groups_told.clear()
+        for group in self._facts.groups.values():
+            if not group.clocks.settle():
+                continue
+            self._groups_told.add(group.number)
+            for number in group.live.values():
+                session = self._facts.sessions.find(number)
+                assert session is not None
+                if session.peer is not None:
+                    actions.append(self._notice(session, group))
+        return actions
+
+    def _notice(self, session: Session, group: Group) -> PublishClocks:
+        clocks = group.clocks
+        clock = clocks.clock_of(session.rank)
+        assert session.peer is not None
+        assert clock is not None
+        session.told = clocks.notice
+        return PublishClocks(
+            peer=session.peer,
+            session=session.session,
+            number=clocks.notice,
+            clock=clock,
+            minimum=clocks.minimum,
+            rounds=clocks.rounds,
+        )

@@ -1,0 +1,131 @@
+"""The part of the scheduler's state that answers requests for tables.
+
+Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastps.consistency import BSP
+from fastps.errors import ConfigError, FastPSError, ServerLostError
+from fastps.scheduler import messages as m
+from fastps.scheduler.actions import Action, Reply, Ticket, refusal
+from fastps.scheduler.facts import Facts
+from fastps.scheduler.ring import place
+from fastps.scheduler.tables import Table, complete, consistency_of
+
+__all__ = ["TableRequests"]
+
+# The map has 8 bytes for each shard and must fit one frame of 64 MiB.
+SHARDS_MAX = 1 << 22
+PARKED_MAX = 64  # table requests of one session that wait
+
+
+@dataclass(frozen=True)
+class ParkedTable:
+    """A CreateTable or LookupTable that waits until the servers are ready for its answer."""
+
+    ticket: Ticket
+    asked: m.CreateTable | m.LookupTable
+
+
+class TableRequests:
+    """Requests for tables, which wait until all servers came and know the table.
+
+    Parameters
+    ----------
+    facts : Facts
+        Shared with the other parts.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._parked: list[ParkedTable] = []
+
+    def ask(self, ticket: Ticket, asked: m.CreateTable | m.LookupTable, now: float) -> list[Action]:
+        """Take a request; `serve` answers it."""
+        self._facts.live_session(asked.session)
+        # A request sent again waits again, and its first answer finds nobody: forget the oldest.
+        of_session = [each for each in self._parked if each.asked.session == asked.session]
+        if len(of_session) >= PARKED_MAX:
+            self._parked.remove(of_session[0])
+        self._parked.append(ParkedTable(ticket, asked))
+        return []
+
+    def refuse_session(self, session: int, error: FastPSError) -> list[Action]:
+        """Refuse what a session that ends waits for."""
+        refused = [each for each in self._parked if each.asked.session == session]
+        self._parked = [each for each in self._parked if each not in refused]
+        return [refusal(each.ticket, error) for each in refused]
+
+    def serve(self) -> list[Action]:
+        """Answer the requests that can be answered, in order of arrival."""
+        actions: list[Action] = []
+        for parked in list(self._parked):
+            try:
+                info = self._info(parked.asked)
+            except FastPSError as error:
+                answer = refusal(parked.ticket, error)
+            else:
+                if info is None:
+                    continue
+                answer = Reply(*parked.ticket, info, with_map=True)
+            self._parked.remove(parked)
+            actions.append(answer)
+        return actions
+
+    def _info(self, asked: m.CreateTable | m.LookupTable) -> m.TableInfo | None:
+        """Return the answer; None while servers are still to come or to hear of the table."""
+        if isinstance(asked, m.LookupTable):
+            table = self._facts.tables.lookup(asked.name)
+        else:
+            found = self._facts.tables.find(asked.definition)
+            if found is None:
+                found = self._make(asked)
+            if found is None:
+                return None
+            table = found
+        if any(each.map_version < table.map_version for each in self._facts.servers.alive()):
+            return None
+        return m.TableInfo(table.table_id, table.definition)
+
+    def _make(self, asked: m.CreateTable) -> Table | None:
+        facts, wanted = self._facts, asked.definition
+        group = facts.live_session(asked.session).group
+        facts.tables.check_room()
+        alive = facts.servers.alive()
+        definition = complete(wanted, max(1, len(alive)), group)
+        facts.tables.check_backup(definition)
+        if facts.servers.outstanding:
+            return None
+        if not alive:
+            lost = [each.server_id for each in facts.servers.all()]
+            raise ServerLostError(
+                f"table {wanted.name!r} cannot be made: "
+                + (f"all servers are lost ({lost})" if lost else "the job has no servers")
+                + "; start one with: fastps server --scheduler ADDRESS",
+                lost,
+                wanted.name,
+            )
+        assert definition.num_shards is not None
+        there = sum(len(table.placement) for table in facts.tables.all())
+        if there + definition.num_shards > SHARDS_MAX:
+            raise ConfigError(
+                f"table {wanted.name!r} has {definition.num_shards} shards; the job has {there} "
+                f"and may have {SHARDS_MAX}: give a smaller num_shards"
+            )
+        placement = place(wanted.name, definition.num_shards, [each.server_id for each in alive])
+        facts.bump()
+        rounds = self._first_round(definition, group)
+        return facts.tables.add(definition, tuple(placement), facts.version, rounds)
+
+    def _first_round(self, definition: m.TableDefinition, group: str) -> tuple[int, int] | None:
+        """Return a BSP table's group number and first round, with its rounds kept from now on."""
+        consistency = consistency_of(definition.consistency)
+        if not isinstance(consistency, BSP):
+            return None
+        clocks = self._facts.groups[group].clocks
+        if not clocks.keeps_rounds:
+            clocks.keep_rounds(consistency.backup)
+        return self._facts.groups[group].number, clocks.rounds

@@ -1,0 +1,170 @@
+"""The part of the scheduler's state that serves workers: joins, waits, steps, and their ends.
+
+Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastps.errors import ConfigError, SessionEndedError
+from fastps.scheduler import messages as m
+from fastps.scheduler.actions import Action, Beat, Reply, Ticket
+from fastps.scheduler.chunks import Worker
+from fastps.scheduler.facts import Facts
+from fastps.scheduler.group import Group, Released
+from fastps.scheduler.membership import Session, check_boot_id
+from fastps.scheduler.pace import check_staleness
+from fastps.scheduler.table_requests import TableRequests
+
+__all__ = ["RANK_MAX", "Workers"]
+
+# Bounds on what strangers can make the scheduler hold.
+SESSIONS_MAX = 1 << 16
+RANK_MAX = (1 << 20) - 1
+
+
+class Workers:
+    """Sessions and what they ask of their groups.
+
+    Parameters
+    ----------
+    facts : Facts
+        Shared with the other parts.
+    tables : TableRequests
+        What a session that ends waits for is refused there.
+    """
+
+    def __init__(self, facts: Facts, tables: TableRequests) -> None:
+        self._facts = facts
+        self._tables = tables
+
+    # They come and go.
+
+    def join(self, ticket: Ticket, asked: m.Join, now: float) -> list[Action]:
+        """Begin a session, unless this join already did."""
+        check_boot_id(asked.boot_id)
+        facts = self._facts
+        group = facts.group_of(asked.group, now)
+        session = facts.sessions.of_boot_id(asked.group, asked.boot_id)
+        actions: list[Action] = []
+        if session is None:
+            rank = asked.rank
+            if rank is None:
+                rank = facts.sessions.lowest_free_rank(asked.group)
+            elif rank > RANK_MAX:
+                raise ConfigError(f"rank is {rank}; at most {RANK_MAX} may be")
+            if len(facts.sessions.all()) >= SESSIONS_MAX:
+                raise ConfigError(f"{SESSIONS_MAX} workers are here already, the most there may be")
+            older = facts.sessions.of_rank(asked.group, rank)
+            if older is not None:
+                actions += self._end(older, "was replaced by a newer join", replaced=True)
+            session = facts.sessions.start(asked.group, rank, asked.pid, asked.boot_id, now)
+            group.join(rank, session.session)
+            facts.bump()
+        return [*actions, Reply(*ticket, self._joined(session, group), with_map=True)]
+
+    def leave(self, ticket: Ticket, asked: m.Leave, now: float) -> list[Action]:
+        """End a session at its own word."""
+        check_staleness(asked.staleness)
+        session = self._facts.sessions.find(asked.session)
+        actions: list[Action] = []
+        if session is not None:
+            sums = self._facts.groups[session.group].staleness
+            sums.add(asked.staleness, asked.late, self._facts.tables)
+            actions = self._end(session, "has left")
+        return [*actions, Reply(*ticket, m.Done())]
+
+    def exited(self, asked: m.ProcessExited, rank: int, now: float) -> list[Action]:
+        """Take the launcher's word that the process of a rank ended."""
+        group = self._facts.group_of(asked.group, now)
+        session = self._facts.sessions.of_rank(asked.group, rank)
+        if session is not None and session.pid != asked.pid:
+            return []  # another process has the rank by now
+        actions: list[Action] = []
+        if not asked.final:
+            if session is not None:
+                actions += self._end(session, "ended with its process", replaced=True)
+            group.expect_again(rank, now)
+            return actions
+        if session is not None:
+            actions += self._end(session, "ended with its process")
+        return actions + _replies(group.give_up(rank))
+
+    def tick(self, now: float) -> list[Action]:
+        """Let leases and patience run out."""
+        actions: list[Action] = []
+        for session in self._facts.sessions.overdue(now):
+            actions += self._end(session, f"was silent for {self._facts.shape.lease:g} s")
+        for group in self._facts.groups.values():
+            actions += _replies(group.tick(now))
+        return actions
+
+    # What they do.
+
+    def heard(self, session: Session, beat: Beat, now: float) -> None:
+        """Take in what a live session's heartbeat says of its steps."""
+        session.last_seen = now
+        group = self._facts.groups[session.group]
+        group.report(session.rank, beat.clock, beat.busy_us, session.times)
+
+    def barrier(self, ticket: Ticket, asked: m.Barrier, now: float) -> list[Action]:
+        """Put a session into its group's barrier."""
+        session = self._facts.live_session(asked.session)
+        return _replies(self._facts.groups[session.group].barrier(session.rank, asked, ticket))
+
+    def stop_waiting(self, ticket: Ticket, asked: m.StopWaiting, now: float) -> list[Action]:
+        """Take a session out of its group's barrier."""
+        session = self._facts.live_session(asked.session)
+        return _replies(self._facts.groups[session.group].stop_waiting(session.rank, ticket))
+
+    def next_chunk(self, ticket: Ticket, asked: m.NextChunk, now: float) -> list[Action]:
+        """Give a session its next item, or let it wait."""
+        session = self._facts.live_session(asked.session)
+        worker = Worker(session.session, session.rank)
+        return _replies(self._facts.groups[session.group].next_chunk(worker, asked, ticket))
+
+    def return_chunk(self, ticket: Ticket, asked: m.ReturnChunk, now: float) -> list[Action]:
+        """Take an item back."""
+        session = self._facts.live_session(asked.session)
+        worker = Worker(session.session, session.rank)
+        return _replies(self._facts.groups[session.group].return_chunk(worker, asked, ticket))
+
+    def _joined(self, session: Session, group: Group) -> m.Joined:
+        shape, clocks = self._facts.shape, group.clocks
+        clock = clocks.clock_of(session.rank)
+        assert clock is not None
+        return m.Joined(
+            session=session.session,
+            rank=session.rank,
+            num_workers=group.num_workers or len(group.live),
+            cluster_id=self._facts.cluster_id,
+            epoch=self._facts.epoch,
+            incarnation=self._facts.incarnation,
+            clock=clock,
+            barrier=group.barriers.passed,
+            notice=clocks.notice,
+            minimum=clocks.minimum,
+            rounds=clocks.rounds,
+            lease_ms=0 if math.isinf(shape.lease) else int(shape.lease * 1000),
+        )
+
+    def _end(self, session: Session, why: str, replaced: bool = False) -> list[Action]:
+        """End a live session: out of the map, its chunks free, its waits over."""
+        self._facts.sessions.end(session.session)
+        self._facts.bump()
+        group = self._facts.groups[session.group]
+        released = group.replace(session.rank) if replaced else group.end(session.rank)
+        ended = SessionEndedError(
+            f"session {session.session} (rank {session.rank} of group {session.group!r}) {why}"
+        )
+        refused = self._tables.refuse_session(session.session, ended)
+        return [*_replies(released), *refused]
+
+
+def _replies(released: list[Released]) -> list[Action]:
+    # The end of a wait carries the map: what is asked next may rest on what others did before it.
+    return [
+        Reply(*ticket, message, with_map=isinstance(message, m.Passed))
+        for ticket, message in released
+    ]

@@ -1,0 +1,165 @@
+"""Verbs for stories told to the pure scheduler: a job, its time, and all it ever answered."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from fastps.scheduler import messages as m
+from fastps.scheduler.actions import PublishClocks, PublishMap, PublishRounds, RoundEntry
+from fastps.scheduler.state import JobShape, Reply, SchedulerState, Stop
+
+CLUSTER = 77
+
+
+@dataclasses.dataclass(frozen=True)
+class Beat:
+    role: str
+    id: int
+    boot_id: bytes
+    map_version: int
+    cluster_id: int = CLUSTER
+    rows: int = 0
+    requests: int = 0
+    clock: int = 0
+    busy_us: int = 0
+    heard: int = 0
+
+
+class Job:
+    """A scheduler, its time, and everything it ever answered."""
+
+    def __init__(self, servers: int = 0, workers: int = 2, **shape: Any) -> None:
+        self.now = 100.0
+        groups = {"default": workers} if workers else {}
+        self.state = SchedulerState(JobShape(servers, groups, **shape), CLUSTER, self.now)
+        self.n_requests = 0
+        self.answers: dict[int, Reply] = {}
+        self.published: list[bytes] = []
+        self.rounds: list[PublishRounds] = []
+        self.notices: dict[int, list[PublishClocks]] = {}  # by session
+        self.actions: list[object] = []  # of the last step
+        self.stopped = False
+        self._boot_ids: dict[int, str] = {}  # by session
+        self._clocks: dict[int, int] = {}  # what each worker believes, by session
+
+    # Requests.
+
+    def ask(self, message: m.Message) -> int:
+        self.n_requests += 1
+        self._take(self.state.handle(b"peer", self.n_requests, message, self.now))
+        return self.n_requests
+
+    def answer(self, message: m.Message) -> Any:
+        request = self.ask(message)
+        assert request in self.answers, f"{message} is withheld"
+        return self.answers[request].message
+
+    def waits(self, request: int) -> bool:
+        return request not in self.answers
+
+    # Workers.
+
+    def join(self, rank: int | None = None, group: str = "default", pid: int = 1) -> m.Joined:
+        boot_id = f"{self.n_requests:032x}"
+        joined = self.answer(m.Join(group, rank, pid, boot_id))
+        assert isinstance(joined, m.Joined), joined
+        self._boot_ids[joined.session] = boot_id
+        self._clocks[joined.session] = joined.clock
+        return joined
+
+    def beat(self, joined: m.Joined, clock: int | None = None, **said: int) -> None:
+        """Let a worker's heartbeat come: it ended `clock` steps, and heard every notice."""
+        session = joined.session
+        if clock is not None:
+            self._clocks[session] = clock
+        told = self.notices.get(session, [])
+        said = {"heard": told[-1].number if told else joined.notice, **said}
+        beat = Beat(
+            "worker",
+            session,
+            bytes.fromhex(self._boot_ids[session]),
+            self.state.version,
+            clock=self._clocks[session],
+            **said,
+        )
+        self._take(self.state.heartbeat(f"worker {session}".encode(), beat, self.now))
+
+    def step(self, joined: m.Joined, n: int = 1) -> None:
+        """Let a worker end `n` steps, one heartbeat each."""
+        for _ in range(n):
+            self.beat(joined, self._clocks[joined.session] + 1)
+
+    def clock_of(self, joined: m.Joined) -> int | None:
+        session = self.state.sessions.find(joined.session)
+        assert session is not None
+        return self.state.groups[session.group].clocks.clock_of(joined.rank)
+
+    def minimum(self, group: str = "default") -> int:
+        return self.state.groups[group].clocks.minimum
+
+    def live_sessions(self) -> list[int]:
+        return [each.session for each in self.state.sessions.all()]
+
+    # Servers and tables.
+
+    def server(self, n: int, pid: int = 0) -> int:
+        register = m.RegisterServer(f"{n:032x}", ("tcp://h:1",), pid or 1000 + n)
+        registered = self.answer(register)
+        assert isinstance(registered, m.Registered)
+        self.beat_server(n, registered.server_id, heard=registered.rounds)
+        return registered.server_id
+
+    def beat_server(
+        self, n: int, server_id: int, map_version: int | None = None, heard: int = 0
+    ) -> None:
+        version = self.state.version if map_version is None else map_version
+        beat = Beat("server", server_id, bytes.fromhex(f"{n:032x}"), version, heard=heard)
+        self._take(self.state.heartbeat(f"server {n}".encode(), beat, self.now))
+
+    def table(self, joined: m.Joined, name: str = "w", **given: Any) -> int:
+        """Ask for a sparse table; return the request."""
+        return self.ask(create(joined, name, **given))
+
+    def closed(self) -> list[RoundEntry]:
+        """Return the closed rounds in the log, oldest first."""
+        frames = self.state.round_log.frames_after(0)
+        return [entry for _, entries in frames for entry in entries]
+
+    # Time.
+
+    def wait(self, seconds: float) -> None:
+        for _ in range(math.ceil(seconds / 0.1)):
+            self.now += 0.1
+            self._take(self.state.tick(self.now))
+
+    def _take(self, actions: list[Any]) -> None:
+        self.actions = actions
+        for action in actions:
+            if isinstance(action, Reply):
+                assert action.request not in self.answers, "answered twice"
+                self.answers[action.request] = action
+            elif isinstance(action, PublishMap):
+                self.published += action.peers
+            elif isinstance(action, PublishRounds):
+                self.rounds.append(action)
+            elif isinstance(action, PublishClocks):
+                self.notices.setdefault(action.session, []).append(action)
+                believed = self._clocks[action.session]
+                self._clocks[action.session] = max(believed, action.clock)
+            elif isinstance(action, Stop):
+                self.stopped = True
+
+
+def create(joined: m.Joined, name: str = "w", **given: Any) -> m.CreateTable:
+    return m.CreateTable(joined.session, m.TableDefinition(name, "sparse", **given))
+
+
+def error(message: m.Message) -> str:
+    assert isinstance(message, m.Error), message
+    return message.kind
+
+
+def bsp(backup: int = 0) -> dict[str, object]:
+    return {"name": "BSP", "backup": backup}
