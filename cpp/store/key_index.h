@@ -20,11 +20,11 @@ class KeyIndex {
   explicit KeyIndex(PagePool* pool) : pool_(pool) {}
 
   size_t size() const { return size_; }
-  size_t bytes() const { return buckets_.bytes(); }
+  size_t bytes() const { return n_buckets_ * sizeof(Bucket); }
 
   // Fetches the cache line that Find(key) will read.
   void Prefetch(Key key) const {
-    if (n_buckets_ != 0) __builtin_prefetch(&buckets_[HomeOf(key)]);
+    if (n_buckets_ != 0) __builtin_prefetch(&BucketAt(HomeOf(key)));
   }
 
   // The payload of `key`, or null. Valid until the next ReserveFor or Erase.
@@ -32,7 +32,7 @@ class KeyIndex {
     if (n_buckets_ == 0) return nullptr;
     size_t b = HomeOf(key);
     for (;;) {
-      Bucket& bucket = buckets_[b];
+      Bucket& bucket = BucketAt(b);
       const uint32_t match = bucket.Match(key);
       if (match != 0) return &bucket.payloads[__builtin_ctz(match)];
       if (!bucket.LeadsOn()) return nullptr;
@@ -54,14 +54,9 @@ class KeyIndex {
 
   // Where a payload stands, as a number that holds while version() stays: it changes whenever a
   // payload moves or goes.
-  uint32_t PlaceOf(const uint32_t* payload) const {
-    const size_t offset = static_cast<size_t>(reinterpret_cast<const char*>(payload) -
-                                              reinterpret_cast<const char*>(buckets_.data()));
-    const size_t slot = (offset % sizeof(Bucket) - offsetof(Bucket, payloads)) / sizeof(uint32_t);
-    return static_cast<uint32_t>(offset / sizeof(Bucket) * kPlacesPerBucket + slot);
-  }
+  uint32_t PlaceOf(const uint32_t* payload) const;
   uint32_t* At(uint32_t place) {
-    return &buckets_[place / kPlacesPerBucket].payloads[place % kPlacesPerBucket];
+    return &BucketAt(place / kPlacesPerBucket).payloads[place % kPlacesPerBucket];
   }
   uint64_t version() const { return version_; }
 
@@ -80,7 +75,10 @@ class KeyIndex {
 
   static constexpr uint32_t kBucketSlots = 5;
   static constexpr double kLoadMax = 0.85;
-  static constexpr double kGrowthFactor = 1.3;
+  // Keys spread evenly over the shards of a table. If all grew by the same factor they would do so
+  // at the same moment: one request would wait for many, and all would have much room at a time.
+  static constexpr double kGrowthFactorMin = 1.2;
+  static constexpr double kGrowthFactorMax = 1.4;
   // Shards are chosen by the upper bits of MixKey(key); within one shard these are equal, so the
   // lower ones are spread upward.
   static constexpr uint64_t kSpread = 0x9e3779b97f4a7c15u;
@@ -107,6 +105,13 @@ class KeyIndex {
   };
   static_assert(sizeof(Bucket) == 64);
 
+  // All chunks but the last are of one size, so that what one index frees fits another: whole
+  // arrays, each somewhat larger than those freed before, left a sixth of the pool unused.
+  static constexpr size_t kChunkBuckets = 512;
+  static constexpr size_t kPageBuckets = PagePool::kPageBytes / sizeof(Bucket);
+  static_assert(kChunkBuckets % kPageBuckets == 0);
+
+  Bucket& BucketAt(size_t b) const { return chunk_begins_[b / kChunkBuckets][b % kChunkBuckets]; }
   size_t HomeOf(Key key) const { return ReduceRange(PositionOf(key), n_buckets_); }
   size_t NextOf(size_t b) const { return b + 1 == n_buckets_ ? 0 : b + 1; }
   // Buckets to go from `from` to `to`.
@@ -118,9 +123,12 @@ class KeyIndex {
   // Frees a slot and moves keys that overflowed its bucket back.
   void FreeSlot(size_t b, uint32_t slot);
   void Grow(size_t size_wanted);
+  // By how much to grow: between the limits, chosen by a key that is here.
+  double GrowthFactor() const;
 
   PagePool* const pool_;
-  PageArray<Bucket> buckets_;
+  std::vector<PageArray<Bucket>> chunks_;
+  std::vector<Bucket*> chunk_begins_;  // of chunks_, close together for lookups
   size_t n_buckets_ = 0;
   size_t size_ = 0;
   size_t size_max_ = 0;  // size_ <= size_max_ <= kLoadMax * slots
@@ -141,7 +149,7 @@ uint64_t KeyIndex::Scan(uint64_t position, size_t n_max, bool* finished, Visit v
   for (size_t home = first; home < n_buckets_; ++home) {
     of_home.clear();
     for (size_t b = home;; b = NextOf(b)) {
-      const Bucket& bucket = buckets_[b];
+      const Bucket& bucket = BucketAt(b);
       for (uint32_t slot = 0; slot < kBucketSlots; ++slot) {
         if ((bucket.used >> slot & 1) == 0) continue;
         const uint64_t at = PositionOf(bucket.keys[slot]);

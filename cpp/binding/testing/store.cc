@@ -2,8 +2,11 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "binding/testing/testing.h"
@@ -23,7 +26,7 @@ struct KeyIndexInspector {
   static std::vector<uint16_t> Overflows(const KeyIndex& index) {
     std::vector<uint16_t> overflows;
     for (size_t b = 0; b < index.n_buckets_; ++b) {
-      overflows.push_back(index.buckets_[b].overflow);
+      overflows.push_back(index.BucketAt(b).overflow);
     }
     return overflows;
   }
@@ -38,6 +41,8 @@ using testing::Require;
 // Keeps its pool alive, as the server does for its shards.
 class IndexUnderTest {
  public:
+  explicit IndexUnderTest(std::shared_ptr<PagePool> pool) : pool_(std::move(pool)) {}
+
   void Insert(Key key, uint32_t payload) {
     Require(index_.Find(key) == nullptr, "Insert requires that the key is absent");
     index_.ReserveFor(1);
@@ -73,8 +78,14 @@ class IndexUnderTest {
     return {std::move(visited), next, finished};
   }
 
-  PagePool pool_;
-  KeyIndex index_{&pool_};
+  // What stands at the key's place, by the number of the place.
+  std::optional<uint32_t> AtPlaceOf(Key key) {
+    const uint32_t* const payload = index_.Find(key);
+    return payload == nullptr ? std::nullopt : std::optional(*index_.At(index_.PlaceOf(payload)));
+  }
+
+  const std::shared_ptr<PagePool> pool_;
+  KeyIndex index_{pool_.get()};
 };
 
 class ArenaUnderTest {
@@ -103,7 +114,7 @@ class ArenaUnderTest {
 
 void BindStore(py::module_& m) {
   using Inspector = KeyIndexInspector;
-  py::class_<PagePool>(m, "PagePool")
+  py::class_<PagePool, std::shared_ptr<PagePool>>(m, "PagePool")
       .def(py::init<>())
       .def_property_readonly_static("page_bytes", [](py::object) { return PagePool::kPageBytes; })
       .def(
@@ -128,11 +139,13 @@ void BindStore(py::module_& m) {
       .def_property_readonly("bytes", &ArenaUnderTest::bytes);
 
   py::class_<IndexUnderTest>(m, "KeyIndex")
-      .def(py::init<>())
+      .def(py::init([] { return std::make_unique<IndexUnderTest>(std::make_shared<PagePool>()); }))
+      .def(py::init<std::shared_ptr<PagePool>>(), py::arg("pool"))
       .def("__len__", [](const IndexUnderTest& i) { return i.index_.size(); })
       .def_property_readonly("bytes", [](const IndexUnderTest& i) { return i.index_.bytes(); })
       .def("insert", &IndexUnderTest::Insert, py::arg("key"), py::arg("payload"))
       .def("find", &IndexUnderTest::Find, py::arg("key"))
+      .def("at_place_of", &IndexUnderTest::AtPlaceOf, py::arg("key"))
       .def("erase", &IndexUnderTest::Erase, py::arg("key"))
       .def("insert_all", &IndexUnderTest::InsertAll, py::arg("keys"),
            "Adds absent keys; each payload is the lower half of its key.")
