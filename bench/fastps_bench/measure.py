@@ -9,12 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastps_bench.targets import Target, Wait
-from fastps_bench.timing import Figure, percentile
+from fastps_bench.timing import Figure, Note, percentile
 from fastps_bench.workload import Expectation, Request, Work
 
-__all__ = ["Note", "Plan", "measure"]
-
-Note = Callable[[str, int, int], None]  # what is done, how much of it, of how much
+__all__ = ["Plan", "measure"]
 
 
 @dataclass(frozen=True)

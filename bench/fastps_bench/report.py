@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["table"]
+__all__ = ["aligned", "header", "table"]
 
 KEY_BYTES = 8
 
@@ -20,9 +20,7 @@ def table(facts: dict[str, Any], results: list[dict[str, Any]]) -> str:
         One for each case: mode, width, keys, and what `measure` and the limits gave.
     """
     lines = [
-        f"fastps {facts['fastps']} ({facts['commit'] or 'no clone'}), {facts['date']}",
-        f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['memory_gib']} GiB, kernels "
-        f"{facts['kernels']}, libzmq {facts['libzmq']}, numpy {facts['numpy']}",
+        *header(facts),
         "",
         *_rates("pull", results),
         "",
@@ -34,6 +32,27 @@ def table(facts: dict[str, Any], results: list[dict[str, Any]]) -> str:
         "and values a second, beside what one thread copies in the same process.",
     ]
     return "\n".join(lines)
+
+
+def header(facts: dict[str, Any]) -> list[str]:
+    """Return what `machine.describe` tells, as lines."""
+    return [
+        f"fastps {facts['fastps']} ({facts['commit'] or 'no clone'}), {facts['date']}",
+        f"{facts['cpu']}, {facts['cpus']} CPUs, {facts['memory_gib']} GiB, kernels "
+        f"{facts['kernels']}, libzmq {facts['libzmq']}, numpy {facts['numpy']}",
+    ]
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return a table as lines: the first column to the left, the others to the right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if at == 0 else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _rates(name: str, results: list[dict[str, Any]]) -> list[str]:
@@ -54,7 +73,7 @@ def _rates(name: str, results: list[dict[str, Any]]) -> list[str]:
                 f"{figure['median'] / numpy:.2f}" if numpy else "",
             ]
         )
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _single(results: list[dict[str, Any]]) -> list[str]:
@@ -77,7 +96,7 @@ def _single(results: list[dict[str, Any]]) -> list[str]:
                 f"{result['bytes_per_key']:.1f}",
             ]
         )
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _of_numpy(results: list[dict[str, Any]], result: dict[str, Any], name: str) -> float | None:
@@ -85,14 +104,3 @@ def _of_numpy(results: list[dict[str, Any]], result: dict[str, Any], name: str) 
         if other["mode"] == "numpy" and other["width"] == result["width"]:
             return float(other[name]["median"])
     return None
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if at == 0 else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

@@ -44,10 +44,10 @@ class Target(Protocol):
 class FastPSTarget:
     """A sparse table of a client, whose cluster is embedded or not."""
 
-    def __init__(self, client: fastps.Client, work: Work) -> None:
+    def __init__(self, client: fastps.Client, work: Work, name: str = "bench") -> None:
         self._client = client
         self._table = client.sparse_table(
-            "bench", row_shape=work.row_shape, optimizer=_optimizer(work)
+            name, row_shape=work.row_shape, optimizer=_optimizer(work)
         )
 
     def assign(self, request: Request, values: FloatArray) -> None:

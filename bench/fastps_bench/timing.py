@@ -1,12 +1,14 @@
-"""Figures from repeated measurements."""
+"""Figures from repeated measurements, and how a measurement tells its progress."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Figure", "percentile"]
+__all__ = ["Figure", "Note", "percentile"]
+
+Note = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True)
