@@ -155,3 +155,8 @@ def test_whatever_happens_every_item_is_done_exactly_once(
             check()
     assert sorted(work.done) == list(range(n_items))
     assert work.queue.is_finished
+
+
+def test_an_answer_names_its_worker() -> None:
+    work = Pass(1)
+    assert work.queue.next(Worker(5, 2), None, (b"", 1))[0].worker == Worker(5, 2)

@@ -61,6 +61,16 @@ def test_a_new_session_starts_at_the_ended_ones_clock_or_the_minimum() -> None:
     assert clocks.join(1) == 12
 
 
+def test_one_that_returns_alone_does_not_wait_for_itself() -> None:
+    clocks = _group(2)
+    _report(clocks, 3)
+    clocks.drop(0)
+    clocks.drop(1)
+    assert clocks.minimum == 0
+    assert clocks.join(0) == 3
+    assert clocks.minimum == 3
+
+
 def test_a_clock_is_an_absolute_number() -> None:
     clocks = _group(1)
     for clock, steps in ((3, 3), (3, 0), (2, 0), (CLOCK_MAX + 1, 0)):

@@ -280,3 +280,93 @@ def test_embedded_maps_come_in_order_and_before_the_answer() -> None:
     assert len(maps) == n_before + 1
     assert blob == maps[-1]
     control.close()
+
+
+class Embedded:
+    """An embedded control and what it told, in order."""
+
+    def __init__(self, num_servers: int = 2, num_workers: int = 2) -> None:
+        self.news: list[tuple[object, ...]] = []
+        self.control = EmbeddedControl(
+            num_servers,
+            num_workers,
+            lambda blob: self.news.append(("map", blob)),
+            lambda blob: self.news.append(("rounds", blob)),
+            lambda *notice: self.news.append(("clocks", *notice)),
+        )
+
+    def since(self) -> list[tuple[object, ...]]:
+        """Return the news since the last look."""
+        news, self.news[:] = self.news[:], []
+        return news
+
+
+def test_embedded_workers_hear_of_each_others_clocks() -> None:
+    job = Embedded()
+    first, second = join(job.control), join(job.control)
+    for joined in (first, second):
+        job.control.beat(joined.session, 0, 0)
+    job.since()
+    job.control.beat(first.session, 1, 10)
+    assert job.since() == []
+    job.control.beat(second.session, 1, 10)
+    # session, number, clock, minimum, rounds
+    assert job.since() == [
+        ("clocks", first.session, 1, 1, 1, 1),
+        ("clocks", second.session, 1, 1, 1, 1),
+    ]
+    late = join(job.control, 7)
+    assert late.clock == 1
+    job.since()
+    job.control.beat(late.session, 1, 0)
+    assert job.since() == [("clocks", late.session, 1, 1, 1, 1)]
+    job.control.call(m.Leave(late.session), 5)
+    job.since()
+    job.control.beat(late.session, 2, 0)
+    assert job.since() == []
+    job.control.close()
+    with pytest.raises(ClosedError):
+        job.control.beat(first.session, 2, 0)
+
+
+def test_embedded_rounds_are_closed_once_and_before_anybody_is_told() -> None:
+    job = Embedded()
+    first, second = join(job.control), join(job.control)
+    definition = m.TableDefinition("w", "sparse", consistency={"name": "BSP", "backup": 0})
+    job.control.call(m.CreateTable(first.session, definition), 5)
+    for joined in (first, second):
+        job.control.beat(joined.session, 0, 0)
+    job.since()
+    for clock in (1, 2):
+        for joined in (first, second):
+            job.control.beat(joined.session, clock, 0)
+        assert [news[0] for news in job.since()] == ["rounds", "clocks", "clocks"]
+    # One who leaves: the map, then the rounds it held up, then the other's gate.
+    job.control.beat(first.session, 3, 0)
+    assert job.since() == []
+    job.control.call(m.Leave(second.session), 5)
+    assert [news[0] for news in job.since()] == ["map", "rounds", "clocks"]
+    job.control.close()
+
+
+def test_an_embedded_barrier_returns_after_the_news_that_it_rests_on() -> None:
+    job = Embedded(num_workers=2)
+    first, second = join(job.control), join(job.control)
+    for joined in (first, second):
+        job.control.beat(joined.session, 0, 0)
+    returned: list[int] = []
+
+    def wait() -> None:
+        ask = m.Barrier(first.session, 1, clean=True)
+        returned.append(job.control.call(ask, 10)[0].clock)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not job.control.call(m.GetStatus(), 5)[0].status["groups"][0]["in_barrier"]:
+        assert time.monotonic() < deadline
+    job.control.beat(second.session, 3, 0)
+    assert job.control.call(m.Barrier(second.session, 1, clean=True), 5)[0] == m.Passed(3)
+    thread.join()
+    assert returned == [3]
+    job.control.close()

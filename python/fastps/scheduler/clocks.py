@@ -76,6 +76,7 @@ class GroupClocks:
         self.wake((rank,))
         if rank not in self._clocks:
             self._clocks[rank] = max(self.minimum, self._ended.get(rank, 0))
+            self.advance()  # as the only one that counts it may be ahead
         return self._clocks[rank]
 
     def drop(self, rank: int) -> None:
