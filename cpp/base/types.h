@@ -33,6 +33,10 @@ using ViewNumber = StrongNumber<struct ViewNumberTag, uint32_t>;  // of a shard'
 using MapVersion = StrongNumber<struct MapVersionTag, uint64_t>;  // one number over all views
 using Epoch = StrongNumber<struct EpochTag, uint32_t>;            // of the job, raised by a restore
 using Incarnation = StrongNumber<struct IncarnationTag, uint32_t>;  // of the scheduler, only up
+using GroupId = StrongNumber<struct GroupIdTag, uint32_t>;          // a group of workers
+using Rank = StrongNumber<struct RankTag, uint32_t>;                // a worker within its group
+// A step of a group under BSP: what its workers push between two of their clocks.
+using Round = StrongNumber<struct RoundTag, uint64_t>;
 using ClusterId = StrongNumber<struct ClusterIdTag, uint64_t>;
 using RequestId = StrongNumber<struct RequestIdTag, uint64_t>;  // of one transmission by one client
 

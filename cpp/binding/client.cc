@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -57,6 +58,21 @@ auto RowsOf(const MaybeRows& rows) {
   };
 }
 
+// When a call is made and when it may start. `step` is that of Request::argument.
+struct Turn {
+  Client::Mode mode;
+  int64_t deadline_ms;
+  uint64_t step = 0;
+  Gate gate;
+};
+
+Turn Blocking(double timeout, uint64_t step = 0) {
+  return {Client::Mode::kBlocking, DeadlineAfter(timeout), step, {}};
+}
+Turn Async(double timeout, uint64_t step, uint64_t minimum, uint64_t rounds) {
+  return {Client::Mode::kAsync, DeadlineAfter(timeout), step, {minimum, rounds}};
+}
+
 class ClientHandle {
  public:
   explicit ClientHandle(std::shared_ptr<Client> client) : client_(std::move(client)) {}
@@ -67,56 +83,54 @@ class ClientHandle {
     client_->InstallMap(std::move(map));
   }
 
-  Ticket StartPull(uint32_t table, const Keys& keys, Client::Mode mode, int64_t deadline_ms) {
+  Ticket StartPull(uint32_t table, const Keys& keys, const Turn& turn) {
     const auto plan = PlanOf(table);
     Floats rows({keys.size(), Width(*plan)});
     CallArrays arrays;
     arrays.rows = rows.mutable_data();
-    return Start(Op::kPull, plan, KeysOf(keys), arrays, rows, mode, deadline_ms);
+    return Start(Op::kPull, plan, KeysOf(keys), arrays, rows, turn);
   }
 
-  Ticket StartSetPull(uint32_t table, KeySet& keys, Client::Mode mode, int64_t deadline_ms) {
+  Ticket StartSetPull(uint32_t table, KeySet& keys, const Turn& turn) {
     const auto plan = PlanOf(table);
     Floats rows({static_cast<py::ssize_t>(keys.keys().size()), Width(*plan)});
     CallArrays arrays;
     arrays.rows = rows.mutable_data();
-    return StartSet(Op::kPull, plan, keys, arrays, rows, mode, deadline_ms);
+    return StartSet(Op::kPull, plan, keys, arrays, rows, turn);
   }
 
-  Ticket StartSetPush(uint32_t table, KeySet& keys, const Floats& gradients, Client::Mode mode,
-                      int64_t deadline_ms) {
+  Ticket StartSetPush(uint32_t table, KeySet& keys, const Floats& gradients, const Turn& turn) {
     const auto plan = PlanOf(table);
     CheckValues(gradients, static_cast<py::ssize_t>(keys.keys().size()) * Width(*plan));
     CallArrays arrays;
     arrays.values = gradients.data();
-    return StartSet(Op::kPush, plan, keys, arrays, py::none(), mode, deadline_ms);
+    return StartSet(Op::kPush, plan, keys, arrays, py::none(), turn);
   }
 
   Ticket StartWrite(Op op, uint32_t table, const Keys& keys, const Floats& values,
-                    Client::Mode mode, int64_t deadline_ms) {
+                    const Turn& turn) {
     const auto plan = PlanOf(table);
     CheckValues(values, keys.size() * Width(*plan));
     CallArrays arrays;
     arrays.values = values.data();
-    return Start(op, plan, KeysOf(keys), arrays, py::none(), mode, deadline_ms);
+    return Start(op, plan, KeysOf(keys), arrays, py::none(), turn);
   }
 
-  Ticket StartDensePull(uint32_t table, const MaybeRows& rows, Client::Mode mode,
-                        int64_t deadline_ms) {
+  Ticket StartDensePull(uint32_t table, const MaybeRows& rows, const Turn& turn) {
     const auto plan = PlanOf(table);
     Floats values({RowCount(*plan, rows), Width(*plan)});
     CallArrays arrays;
     arrays.rows = values.mutable_data();
-    return Start(Op::kPull, plan, RowsOf(rows), arrays, values, mode, deadline_ms);
+    return Start(Op::kPull, plan, RowsOf(rows), arrays, values, turn);
   }
 
   Ticket StartDenseWrite(Op op, uint32_t table, const MaybeRows& rows, const Floats& values,
-                         Client::Mode mode, int64_t deadline_ms) {
+                         const Turn& turn) {
     const auto plan = PlanOf(table);
     CheckValues(values, RowCount(*plan, rows) * Width(*plan));
     CallArrays arrays;
     arrays.values = values.data();
-    return Start(op, plan, RowsOf(rows), arrays, py::none(), mode, deadline_ms);
+    return Start(op, plan, RowsOf(rows), arrays, py::none(), turn);
   }
 
   py::object Contains(uint32_t table, const Keys& keys, double timeout) {
@@ -125,26 +139,23 @@ class ClientHandle {
     CallArrays arrays;
     static_assert(sizeof(bool) == sizeof(uint8_t));
     arrays.flags = reinterpret_cast<uint8_t*>(flags.mutable_data());
-    return Start(Op::kContains, plan, KeysOf(keys), arrays, flags, Client::Mode::kBlocking,
-                 DeadlineAfter(timeout))
+    return Start(Op::kContains, plan, KeysOf(keys), arrays, flags, Blocking(timeout))
         .Result(timeout);
   }
 
-  py::object Remove(uint32_t table, const Keys& keys, double timeout) {
-    return Start(Op::kRemove, PlanOf(table), KeysOf(keys), {}, py::none(), Client::Mode::kBlocking,
-                 DeadlineAfter(timeout))
+  py::object Remove(uint32_t table, const Keys& keys, double timeout, uint64_t step) {
+    return Start(Op::kRemove, PlanOf(table), KeysOf(keys), {}, py::none(), Blocking(timeout, step))
         .Result(timeout);
   }
 
-  void SetLr(uint32_t table, float lr, double timeout) {
+  void SetLr(uint32_t table, float lr, double timeout, uint64_t step) {
     const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
       return MakeShardValueBatch(plan);
     };
     const Floats value(1, &lr);  // lives until a write that timed out has copied it
     CallArrays arrays;
     arrays.values = value.data();
-    Start(Op::kSetLr, PlanOf(table), make, arrays, py::none(), Client::Mode::kBlocking,
-          DeadlineAfter(timeout))
+    Start(Op::kSetLr, PlanOf(table), make, arrays, py::none(), Blocking(timeout, step))
         .Result(timeout);
   }
 
@@ -152,8 +163,7 @@ class ClientHandle {
     const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
       return MakeShardBatch(plan);
     };
-    return Start(Op::kStats, PlanOf(table), make, {}, py::none(), Client::Mode::kBlocking,
-                 DeadlineAfter(timeout))
+    return Start(Op::kStats, PlanOf(table), make, {}, py::none(), Blocking(timeout))
         .Result(timeout);
   }
 
@@ -164,9 +174,35 @@ class ClientHandle {
     const auto make = [&](const ShardPlan& p, BufferPool& buffers, Status*) {
       return MakeScanBatch(p, ShardId(shard), cursor, buffers);
     };
-    return Start(Op::kScan, plan, make, {}, py::none(), Client::Mode::kBlocking,
-                 DeadlineAfter(timeout), rows_max)
+    return Start(Op::kScan, plan, make, {}, py::none(), Blocking(timeout, rows_max))
         .Result(timeout);
+  }
+
+  void InstallClocks(uint64_t session, uint64_t number, uint64_t clock, uint64_t minimum,
+                     uint64_t rounds) {
+    py::gil_scoped_release release;
+    client_->InstallClocks({{}, SessionId(session), number, clock, minimum, rounds, {}});
+  }
+
+  // (clock, minimum, rounds)
+  std::tuple<uint64_t, uint64_t, uint64_t> Clocks() {
+    const ClockNotice told = client_->told();
+    return {told.clock, told.minimum, told.rounds};
+  }
+
+  void EndStep(uint64_t clock, uint64_t busy_us) {
+    py::gil_scoped_release release;
+    client_->EndStep(clock, busy_us);
+  }
+
+  bool WaitForGate(const Gate& gate, double timeout) {
+    Status status;
+    const auto opened = [&](int64_t slice_ends_ms) {
+      return client_->WaitForGate(gate, slice_ends_ms, &status);
+    };
+    const bool open = WaitInSlices(DeadlineAfter(timeout), opened);
+    if (open) ThrowUnlessOk(status);
+    return open;
   }
 
   void Flush(double timeout) {
@@ -239,26 +275,23 @@ class ClientHandle {
 
   template <class MakeBatch>
   Ticket Start(Op op, const std::shared_ptr<const ShardPlan>& plan, MakeBatch make_batch,
-               CallArrays arrays, py::object output, Client::Mode mode, int64_t deadline_ms,
-               uint32_t argument = 0) {
+               CallArrays arrays, py::object output, const Turn& turn) {
     const auto make_call = [&](Status* status) -> std::shared_ptr<Call> {
       std::shared_ptr<const Batch> batch = make_batch(*plan, client_->buffers(), status);
       if (batch == nullptr) return nullptr;
-      auto call = std::make_shared<Call>(op, plan, std::move(batch), arrays);
-      call->argument = argument;
-      return call;
+      return std::make_shared<Call>(op, plan, std::move(batch), arrays);
     };
-    return StartCall(make_call, arrays, std::move(output), mode, deadline_ms);
+    return StartCall(make_call, arrays, std::move(output), turn);
   }
 
   Ticket StartSet(Op op, const std::shared_ptr<const ShardPlan>& plan, KeySet& keys,
-                  CallArrays arrays, py::object output, Client::Mode mode, int64_t deadline_ms) {
+                  CallArrays arrays, py::object output, const Turn& turn) {
     const auto make_call = [&](Status* status) -> std::shared_ptr<Call> {
       const auto state = keys.StateOn(plan, client_->buffers(), status);
       if (state == nullptr) return nullptr;
       return std::make_shared<Call>(op, plan, state->batch(), arrays, state);
     };
-    return StartCall(make_call, arrays, std::move(output), mode, deadline_ms);
+    return StartCall(make_call, arrays, std::move(output), turn);
   }
 
   void WaitForRoom(int64_t deadline_ms) {
@@ -270,17 +303,18 @@ class ClientHandle {
   }
 
   template <class MakeCall>
-  Ticket StartCall(MakeCall make_call, CallArrays arrays, py::object output, Client::Mode mode,
-                   int64_t deadline_ms) {
-    if (mode == Client::Mode::kAsync) WaitForRoom(deadline_ms);
+  Ticket StartCall(MakeCall make_call, CallArrays arrays, py::object output, const Turn& turn) {
+    if (turn.mode == Client::Mode::kAsync) WaitForRoom(turn.deadline_ms);
     Status status;
     std::shared_ptr<Call> call;
     {
       py::gil_scoped_release release;
       call = make_call(&status);
       if (call != nullptr) {
+        call->argument = turn.step;
+        call->gate = turn.gate;
         if (call->op() == Op::kPush) status = CheckSums(*call, arrays.values, client_->buffers());
-        if (status.ok()) client_->Start(call, mode, deadline_ms);
+        if (status.ok()) client_->Start(call, turn.mode, turn.deadline_ms);
       }
     }
     ThrowUnlessOk(status);
@@ -301,10 +335,11 @@ std::shared_ptr<KeySet> MakeKeySet(const Keys& keys, const py::bytes& signature)
   return std::make_shared<KeySet>(std::vector<Key>(span.begin(), span.end()), checked);
 }
 
-ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id, const py::bytes& map_blob,
-                             const std::string& scheduler) {
-  return ClientHandle(std::make_shared<Client>(
-      LoadedRuntime(), SessionId(session), BootIdOfBytes(boot_id), MapOfBlob(map_blob), scheduler));
+ClientHandle ConnectedClient(uint64_t session, const py::bytes& boot_id, uint64_t clock,
+                             const py::bytes& map_blob, const std::string& scheduler) {
+  return ClientHandle(std::make_shared<Client>(LoadedRuntime(), SessionId(session),
+                                               BootIdOfBytes(boot_id), clock, MapOfBlob(map_blob),
+                                               scheduler));
 }
 
 ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t session,
@@ -314,9 +349,6 @@ ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t s
   };
   return ClientHandle(std::make_shared<Client>(find_sink, SessionId(session), MapOfBlob(map_blob)));
 }
-
-constexpr auto kBlocking = Client::Mode::kBlocking;
-constexpr auto kAsync = Client::Mode::kAsync;
 
 }  // namespace
 
@@ -333,102 +365,121 @@ void BindClient(py::module_& m) {
   const auto rows = py::arg("rows").noconvert();
   const auto values = py::arg("values").noconvert();
   const auto timeout = py::arg("timeout");
+  const auto step = py::arg("step") = 0;
+  const auto minimum = py::arg("minimum") = 0;
+  const auto rounds = py::arg("rounds") = 0;
   py::class_<ClientHandle>(m, "Client")
-      .def(py::init(&ConnectedClient), py::arg("session"), py::arg("boot_id"), py::arg("map_blob"),
-           py::arg("scheduler"))
+      .def(py::init(&ConnectedClient), py::arg("session"), py::arg("boot_id"), py::arg("clock"),
+           py::arg("map_blob"), py::arg("scheduler"))
       .def_static("embedded", &EmbeddedClient, py::arg("cluster"), py::arg("session"),
                   py::arg("map_blob"))
       .def("install_map", &ClientHandle::InstallMap, py::arg("map_blob"))
       .def(
           "pull",
-          [](ClientHandle& c, uint32_t t, const Keys& k, double s) {
-            return c.StartPull(t, k, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, const Keys& k, double s, uint64_t step) {
+            return c.StartPull(t, k, Blocking(s, step)).Result(s);
           },
-          table, keys, timeout)
+          table, keys, timeout, step)
       .def(
           "push",
-          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
-            c.StartWrite(Op::kPush, t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s, uint64_t step) {
+            c.StartWrite(Op::kPush, t, k, v, Blocking(s, step)).Result(s);
           },
-          table, keys, values, timeout)
+          table, keys, values, timeout, step)
       .def(
           "pull",
-          [](ClientHandle& c, uint32_t t, KeySet& k, double s) {
-            return c.StartSetPull(t, k, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, KeySet& k, double s, uint64_t step) {
+            return c.StartSetPull(t, k, Blocking(s, step)).Result(s);
           },
-          table, keys, timeout)
+          table, keys, timeout, step)
       .def(
           "push",
-          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s) {
-            c.StartSetPush(t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s, uint64_t step) {
+            c.StartSetPush(t, k, v, Blocking(s, step)).Result(s);
           },
-          table, keys, values, timeout)
+          table, keys, values, timeout, step)
       .def(
           "pull_async",
-          [](ClientHandle& c, uint32_t t, KeySet& k, double s) {
-            return c.StartSetPull(t, k, kAsync, DeadlineAfter(s));
-          },
-          table, keys, timeout)
+          [](ClientHandle& c, uint32_t t, KeySet& k, double s, uint64_t step, uint64_t minimum,
+             uint64_t rounds) { return c.StartSetPull(t, k, Async(s, step, minimum, rounds)); },
+          table, keys, timeout, step, minimum, rounds)
       .def(
           "push_async",
-          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s) {
-            return c.StartSetPush(t, k, v, kAsync, DeadlineAfter(s));
-          },
-          table, keys, values, timeout)
+          [](ClientHandle& c, uint32_t t, KeySet& k, const Floats& v, double s, uint64_t step,
+             uint64_t minimum,
+             uint64_t rounds) { return c.StartSetPush(t, k, v, Async(s, step, minimum, rounds)); },
+          table, keys, values, timeout, step, minimum, rounds)
       .def(
           "assign",
-          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
-            c.StartWrite(Op::kAssign, t, k, v, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s, uint64_t step) {
+            c.StartWrite(Op::kAssign, t, k, v, Blocking(s, step)).Result(s);
           },
-          table, keys, values, timeout)
+          table, keys, values, timeout, step)
       .def(
           "pull_async",
-          [](ClientHandle& c, uint32_t t, const Keys& k, double s) {
-            return c.StartPull(t, k, kAsync, DeadlineAfter(s));
-          },
-          table, keys, timeout)
+          [](ClientHandle& c, uint32_t t, const Keys& k, double s, uint64_t step, uint64_t minimum,
+             uint64_t rounds) { return c.StartPull(t, k, Async(s, step, minimum, rounds)); },
+          table, keys, timeout, step, minimum, rounds)
       .def(
           "push_async",
-          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s) {
-            return c.StartWrite(Op::kPush, t, k, v, kAsync, DeadlineAfter(s));
+          [](ClientHandle& c, uint32_t t, const Keys& k, const Floats& v, double s, uint64_t step,
+             uint64_t minimum, uint64_t rounds) {
+            return c.StartWrite(Op::kPush, t, k, v, Async(s, step, minimum, rounds));
           },
-          table, keys, values, timeout)
+          table, keys, values, timeout, step, minimum, rounds)
       .def(
           "dense_pull",
-          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s) {
-            return c.StartDensePull(t, r, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s, uint64_t step) {
+            return c.StartDensePull(t, r, Blocking(s, step)).Result(s);
           },
-          table, rows, timeout)
+          table, rows, timeout, step)
       .def(
           "dense_push",
-          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
-            c.StartDenseWrite(Op::kPush, t, r, v, kBlocking, DeadlineAfter(s)).Result(s);
-          },
-          table, rows, values, timeout)
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s,
+             uint64_t step) { c.StartDenseWrite(Op::kPush, t, r, v, Blocking(s, step)).Result(s); },
+          table, rows, values, timeout, step)
       .def(
           "dense_assign",
-          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
-            c.StartDenseWrite(Op::kAssign, t, r, v, kBlocking, DeadlineAfter(s)).Result(s);
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s,
+             uint64_t step) {
+            c.StartDenseWrite(Op::kAssign, t, r, v, Blocking(s, step)).Result(s);
           },
-          table, rows, values, timeout)
+          table, rows, values, timeout, step)
       .def(
           "dense_pull_async",
-          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s) {
-            return c.StartDensePull(t, r, kAsync, DeadlineAfter(s));
-          },
-          table, rows, timeout)
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, double s, uint64_t step,
+             uint64_t minimum,
+             uint64_t rounds) { return c.StartDensePull(t, r, Async(s, step, minimum, rounds)); },
+          table, rows, timeout, step, minimum, rounds)
       .def(
           "dense_push_async",
-          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s) {
-            return c.StartDenseWrite(Op::kPush, t, r, v, kAsync, DeadlineAfter(s));
+          [](ClientHandle& c, uint32_t t, const MaybeRows& r, const Floats& v, double s,
+             uint64_t step, uint64_t minimum, uint64_t rounds) {
+            return c.StartDenseWrite(Op::kPush, t, r, v, Async(s, step, minimum, rounds));
           },
-          table, rows, values, timeout)
+          table, rows, values, timeout, step, minimum, rounds)
       .def("contains", &ClientHandle::Contains, table, keys, timeout)
-      .def("remove", &ClientHandle::Remove, table, keys, timeout)
-      .def("set_lr", &ClientHandle::SetLr, table, py::arg("lr"), timeout)
+      .def("remove", &ClientHandle::Remove, table, keys, timeout, step)
+      .def("set_lr", &ClientHandle::SetLr, table, py::arg("lr"), timeout, step)
       .def("stats", &ClientHandle::Stats, table, timeout)
       .def("scan", &ClientHandle::Scan, table, py::arg("shard"), py::arg("cursor"),
            py::arg("rows_max"), timeout)
+      .def("install_clocks", &ClientHandle::InstallClocks, py::arg("session"), py::arg("number"),
+           py::arg("clock"), py::arg("minimum"), py::arg("rounds"))
+      .def("clocks", &ClientHandle::Clocks)
+      .def("end_step", &ClientHandle::EndStep, py::arg("clock"), py::arg("busy_us"))
+      .def(
+          "wait_for_gate",
+          [](ClientHandle& c, uint64_t m, uint64_t r, double s) {
+            return c.WaitForGate({.minimum = m, .rounds = r}, s);
+          },
+          py::arg("minimum"), py::arg("rounds"), timeout)
+      .def(
+          "wait_for_clock",
+          [](ClientHandle& c, uint64_t clock, double s) {
+            return c.WaitForGate({.clock = clock}, s);
+          },
+          py::arg("clock"), timeout)
       .def("flush", &ClientHandle::Flush, timeout)
       .def("close", &ClientHandle::Close);
 }

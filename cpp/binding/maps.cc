@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "binding/bind.h"
 #include "wire/map_codec.h"
+#include "wire/notices.h"
 
 namespace py = pybind11;
 
@@ -37,6 +38,10 @@ TableRoute RouteOfDict(const py::dict& table) {
   const auto [kind, seed, a, b] =
       table["initializer"].cast<std::tuple<uint8_t, uint64_t, float, float>>();
   spec.initializer = {static_cast<InitializerKind>(kind), seed, a, b};
+  if (!table["rounds"].is_none()) {
+    const auto [group, first] = table["rounds"].cast<std::pair<uint32_t, uint64_t>>();
+    spec.rounds = {GroupId(group), Round(first)};
+  }
   for (const uint32_t server : table["placement"].cast<std::vector<uint32_t>>()) {
     route.servers.push_back(ServerId(server));
   }
@@ -79,6 +84,29 @@ std::optional<Heartbeat> DecodeHeartbeatBytes(const py::bytes& frame) {
   return DecodeHeartbeat(std::as_bytes(std::span(view)));
 }
 
+// (group, round, [(rank, session)])
+using RoundTuple = std::tuple<uint32_t, uint64_t, std::vector<std::pair<uint32_t, uint64_t>>>;
+
+py::bytes EncodeRounds(uint64_t cluster_id, uint64_t map_version, uint64_t first_number,
+                       const std::vector<RoundTuple>& entries) {
+  RoundsNotice notice{ClusterId(cluster_id), MapVersion(map_version), first_number, {}};
+  for (const auto& [group, round, members] : entries) {
+    ClosedRound& closed = notice.rounds.emplace_back();
+    closed.group = GroupId(group);
+    closed.round = Round(round);
+    for (const auto& [rank, session] : members) {
+      closed.members.push_back({Rank(rank), SessionId(session)});
+    }
+  }
+  return py::bytes(EncodeRoundsNotice(notice));
+}
+
+py::bytes EncodeClocks(uint64_t cluster_id, uint64_t session, uint64_t number, uint64_t clock,
+                       uint64_t minimum, uint64_t rounds, uint64_t map_version) {
+  return py::bytes(EncodeClockNotice({ClusterId(cluster_id), SessionId(session), number, clock,
+                                      minimum, rounds, MapVersion(map_version)}));
+}
+
 py::bytes BytesOfBootId(BootId boot_id) {
   return py::bytes(reinterpret_cast<const char*>(boot_id.bits.data()), sizeof(boot_id.bits));
 }
@@ -107,6 +135,11 @@ void BindMaps(py::module_& m) {
   m.def("encode_cluster_map", &EncodeMap, py::kw_only(), py::arg("cluster_id"), py::arg("epoch"),
         py::arg("incarnation"), py::arg("version"), py::arg("highest_session"), py::arg("sessions"),
         py::arg("servers"), py::arg("tables"));
+  m.def("encode_clocks", &EncodeClocks, py::kw_only(), py::arg("cluster_id"), py::arg("session"),
+        py::arg("number"), py::arg("clock"), py::arg("minimum"), py::arg("rounds"),
+        py::arg("map_version"));
+  m.def("encode_rounds", &EncodeRounds, py::kw_only(), py::arg("cluster_id"),
+        py::arg("map_version"), py::arg("first_number"), py::arg("entries"));
   m.def("decode_heartbeat", &DecodeHeartbeatBytes, py::arg("frame"));
 
   py::class_<Heartbeat>(m, "Heartbeat")
@@ -118,7 +151,10 @@ void BindMaps(py::module_& m) {
       .def_property_readonly("incarnation", [](const Heartbeat& h) { return h.incarnation.value; })
       .def_property_readonly("map_version", [](const Heartbeat& h) { return h.map_version.value; })
       .def_property_readonly("rows", [](const Heartbeat& h) { return h.rows; })
-      .def_property_readonly("requests", [](const Heartbeat& h) { return h.requests; });
+      .def_property_readonly("requests", [](const Heartbeat& h) { return h.requests; })
+      .def_property_readonly("clock", [](const Heartbeat& h) { return h.clock; })
+      .def_property_readonly("busy_us", [](const Heartbeat& h) { return h.busy_us; })
+      .def_property_readonly("heard", [](const Heartbeat& h) { return h.heard; });
 }
 
 }  // namespace fastps

@@ -44,13 +44,13 @@ struct ServerHandle {
 };
 
 void StartServer(ServerHandle& handle, uint32_t id, const py::bytes& map_blob,
-                 const std::string& scheduler) {
+                 const std::string& scheduler, uint64_t heard) {
   std::shared_ptr<const ClusterMap> map = MapOfBlob(map_blob);
   Status status;
   {
     Server& server = handle.open();
     py::gil_scoped_release release;
-    status = server.Start(ServerId(id), std::move(map), scheduler);
+    status = server.Start(ServerId(id), std::move(map), scheduler, heard);
   }
   ThrowUnlessOk(status);
 }
@@ -75,7 +75,8 @@ void BindServer(py::module_& m) {
            py::arg("boot_id"), py::arg("bind") = "tcp://127.0.0.1:*", py::arg("data_threads") = 1)
       .def_property_readonly("endpoints",
                              [](const ServerHandle& handle) { return handle.open().endpoints(); })
-      .def("start", &StartServer, py::arg("server_id"), py::arg("map_blob"), py::arg("scheduler"))
+      .def("start", &StartServer, py::arg("server_id"), py::arg("map_blob"), py::arg("scheduler"),
+           py::arg("heard"))
       .def("stats", &ServerStats)
       .def("stop", &ServerHandle::Stop);
 
@@ -97,7 +98,17 @@ void BindServer(py::module_& m) {
             }
             ThrowUnlessOk(status);
           },
-          py::arg("map_blob"));
+          py::arg("map_blob"))
+      .def(
+          "close_rounds",
+          [](EmbeddedCluster& cluster, const py::bytes& frame) {
+            const std::string_view view = frame;
+            const auto notice = DecodeRoundsNotice(std::as_bytes(std::span(view)));
+            if (!notice) ThrowNamed("WireError", "not a frame of closed rounds");
+            py::gil_scoped_release release;
+            cluster.CloseRounds(*notice);
+          },
+          py::arg("frame"));
 }
 
 }  // namespace fastps

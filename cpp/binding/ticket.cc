@@ -111,6 +111,10 @@ py::object Ticket::TakeStats() {
     entry["rows"] = report.stats.rows;
     entry["bytes"] = report.stats.bytes;
     entry["apply_index"] = report.stats.apply_index;
+    if (call_->plan().spec().rounds) {
+      entry["rounds"] = report.stats.rounds;
+      entry["late_pushes"] = report.stats.late_pushes;
+    }
     reports.append(std::move(entry));
   }
   return reports;

@@ -127,8 +127,9 @@ void Call::TakeResults(size_t message, const Reply& reply) {
       for (size_t i = 0; i < reply.parts.size(); ++i) {
         const auto fields = reply.keys.subspan(i * kShardStatsFields, kShardStatsFields);
         const ShardId shard = planned.parts[i].shard;
-        results_.shards.push_back(
-            {shard, plan_->route->servers[shard.value], {fields[0], fields[1], fields[2]}});
+        results_.shards.push_back({shard,
+                                   plan_->route->servers[shard.value],
+                                   {fields[0], fields[1], fields[2], fields[3], fields[4]}});
       }
       return;
     case Op::kPush:

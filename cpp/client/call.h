@@ -12,6 +12,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 #include "client/batch.h"
+#include "client/gate.h"
 #include "client/key_set.h"
 #include "wire/message.h"
 
@@ -60,6 +61,8 @@ class Call {
   std::vector<PartHeader> PartsOf(size_t message) const;
   // Whether the keys of a message may be left out: the server is thought to know them.
   bool MayOmitKeys(size_t message) const {
+    // A push that waits for its round needs its keys then.
+    if (op_ == Op::kPush && plan_->spec().rounds) return false;
     return key_set_ != nullptr && key_set_->worth_sending() && key_set_->IsKnown(message);
   }
   // The server does not know them after all.
@@ -97,7 +100,8 @@ class Call {
   // Requires, for writes: the values of every message were gathered before.
   void Detach() { detached_ = true; }
 
-  uint32_t argument = 0;              // scan: rows at most
+  uint64_t argument = 0;              // as in the request
+  Gate gate;                          // asynchronous calls start when it opens
   std::atomic<bool> observed{false};  // somebody was told the status
 
  private:

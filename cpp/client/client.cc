@@ -16,9 +16,9 @@ Status LostStatus() { return Status(Code::kServerLost, "every copy of the shard 
 
 }  // namespace
 
-Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id,
+Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uint64_t clock,
                std::shared_ptr<const ClusterMap> map, const std::string& scheduler)
-    : runtime_(&runtime), session_(session), map_(std::move(map)) {
+    : runtime_(&runtime), session_(session), clock_(clock), map_(std::move(map)) {
   lanes_.emplace(runtime, *buffers_, session);
   const ClusterId cluster_id = map_->cluster_id;
   const Incarnation incarnation = map_->incarnation;
@@ -31,12 +31,19 @@ Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id,
                      .incarnation = incarnation,
                      .map_version = map_->version,
                      .rows = 0,
-                     .requests = n_requests()};
+                     .requests = n_requests(),
+                     .clock = clock_,
+                     .busy_us = busy_us_,
+                     .heard = told_.number};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id == cluster_id) InstallMap(std::move(newer));
   };
-  control_link_ = std::make_unique<ControlLink>(runtime, scheduler, heartbeat, on_map);
+  const auto on_notice = [this, cluster_id](Bytes frame) {
+    const std::optional<ClockNotice> notice = DecodeClockNotice(frame);
+    if (notice && notice->cluster_id == cluster_id) InstallClocks(*notice);
+  };
+  control_link_ = std::make_unique<ControlLink>(runtime, scheduler, heartbeat, on_map, on_notice);
 }
 
 Client::Client(FindSink find_sink, SessionId session, std::shared_ptr<const ClusterMap> map)
@@ -54,6 +61,7 @@ void Client::Close() {
     MutexLock lock(mutex_);
     closed_ = true;
     if (lanes_) lanes_->FailAll(ClosedStatus());
+    StartGated();
     background.swap(background_thread_);
     control_link.swap(control_link_);
   }
@@ -78,7 +86,90 @@ void Client::InstallMap(std::shared_ptr<const ClusterMap> map) {
   } else if (lanes_) {
     EndLostLanes();
   }
+  StartGated();
   changed_.notify_all();
+}
+
+void Client::InstallClocks(const ClockNotice& notice) {
+  MutexLock lock(mutex_);
+  if (notice.session != session_ || notice.number < told_.number) return;
+  // Of one number, the later notice says the same of the group and perhaps more of this worker.
+  if (notice.number == told_.number && notice.clock <= told_.clock) return;
+  told_ = notice;
+  StartGated();
+  changed_.notify_all();
+}
+
+ClockNotice Client::told() {
+  MutexLock lock(mutex_);
+  return told_;
+}
+
+void Client::EndStep(uint64_t clock, uint64_t busy_us) {
+  MutexLock lock(mutex_);
+  clock_ = std::max(clock_, clock);
+  busy_us_ = busy_us;
+  if (control_link_ != nullptr) control_link_->SendHeartbeat();
+}
+
+bool Client::IsOpen(const Gate& gate) const {
+  if (gate.always_open()) return true;
+  // What opened the gate may rest on a map that is still on its way.
+  return gate.IsOpen(told_) && map_->version >= told_.map_version;
+}
+
+bool Client::WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status) {
+  MutexLock lock(mutex_);
+  for (;;) {
+    *status = CheckOpen();
+    if (!status->ok() || IsOpen(gate)) return true;
+    const int64_t now_ms = NowMs();
+    if (now_ms >= deadline_ms) return false;
+    const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
+    changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+  }
+}
+
+bool Client::IsGated(const Call& call) const {
+  return running_ == &call || std::ranges::any_of(gated_, [&](const GatedCall& each) {
+           return each.call.get() == &call;
+         });
+}
+
+void Client::StartGated() {
+  const Status open = CheckOpen();
+  if (open.ok() && runtime_ == nullptr) return;  // whoever waits runs them
+  std::vector<GatedCall> former = std::exchange(gated_, {});
+  gated_bytes_ = 0;
+  for (GatedCall& each : former) {
+    if (!open.ok()) {
+      for (size_t i = 0; i < each.call->batch().messages().size(); ++i) {
+        each.call->FailMessage(i, open);
+      }
+    } else if (IsOpen(each.call->gate)) {
+      StartNow(each.call, std::move(each.values), Mode::kAsync);
+    } else {
+      for (const Buffer& values : each.values) gated_bytes_ += values.size();
+      gated_.push_back(std::move(each));
+    }
+  }
+}
+
+void Client::RunGated(MutexLock& lock, int64_t deadline_ms) {
+  while (running_ == nullptr) {
+    const auto next = std::ranges::find_if(
+        gated_, [this](const GatedCall& each) { return IsOpen(each.call->gate); });
+    if (next == gated_.end()) return;
+    const GatedCall taken = std::move(*next);
+    gated_.erase(next);
+    for (const Buffer& values : taken.values) gated_bytes_ -= values.size();
+    running_ = taken.call.get();
+    lock.Unlock();
+    RunEmbedded(*taken.call, taken.values, deadline_ms);
+    lock.Lock();
+    running_ = nullptr;
+    changed_.notify_all();
+  }
 }
 
 std::shared_ptr<const ShardPlan> Client::PlanOf(TableId table) {
@@ -98,27 +189,46 @@ Status Client::CheckOpen() const {
   return {};
 }
 
+std::vector<Buffer> Client::GatherAll(const Call& call) {
+  std::vector<Buffer> values(call.batch().messages().size());
+  for (size_t i = 0; i < values.size(); ++i) values[i] = call.GatherValues(i, *buffers_);
+  return values;
+}
+
 void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms) {
   n_requests_.fetch_add(1, std::memory_order_relaxed);
-  if (runtime_ == nullptr) {
-    RunEmbedded(*call, deadline_ms);
+  if (runtime_ == nullptr && RunsNow(*call, mode, deadline_ms)) {
+    RunEmbedded(*call, {}, deadline_ms);
     return;
   }
-  std::vector<Buffer> values(call->batch().messages().size());
-  if (mode == Mode::kAsync) {
-    for (size_t i = 0; i < values.size(); ++i) values[i] = call->GatherValues(i, *buffers_);
-  }
+  std::vector<Buffer> values;
+  if (mode == Mode::kAsync) values = GatherAll(*call);
   MutexLock lock(mutex_);
   if (IsWrite(call->op())) {
     ForgetEndedWrites();
     writes_.push_back(call);  // first, so that whatever goes wrong surfaces
   }
   if (Status status = CheckOpen(); !status.ok()) {
-    for (size_t i = 0; i < values.size(); ++i) call->FailMessage(i, status);
+    for (size_t i = 0; i < call->batch().messages().size(); ++i) call->FailMessage(i, status);
     return;
   }
+  if (mode == Mode::kBlocking || (runtime_ != nullptr && IsOpen(call->gate))) {
+    StartNow(call, std::move(values), mode);
+    return;
+  }
+  for (const Buffer& each : values) gated_bytes_ += each.size();
+  gated_.push_back({call, std::move(values)});
+}
+
+bool Client::RunsNow(const Call& call, Mode mode, int64_t deadline_ms) {
+  MutexLock lock(mutex_);
+  RunGated(lock, deadline_ms);  // what was called earlier acts earlier
+  return mode == Mode::kBlocking || (IsOpen(call.gate) && running_ == nullptr);
+}
+
+void Client::StartNow(const std::shared_ptr<Call>& call, std::vector<Buffer> values, Mode mode) {
   if (FailOnLostServers(*call)) return;
-  lanes_->Enqueue(call, mode == Mode::kAsync ? std::move(values) : std::vector<Buffer>());
+  lanes_->Enqueue(call, std::move(values));
   if (mode == Mode::kAsync) {
     background_.push_back(call);
     NeedBackgroundThread();
@@ -197,8 +307,17 @@ bool Client::WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) {
 }
 
 bool Client::Wait(const Call& call, int64_t deadline_ms) {
-  if (runtime_ == nullptr) return call.done();
   MutexLock lock(mutex_);
+  if (runtime_ == nullptr) {
+    for (;;) {
+      RunGated(lock, deadline_ms);
+      if (!IsGated(call)) return call.done();
+      const int64_t now_ms = NowMs();
+      if (now_ms >= deadline_ms) return false;
+      const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
+      changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+    }
+  }
   return WaitUntil(lock, deadline_ms, [&] { return call.done(); });
 }
 
@@ -206,19 +325,28 @@ bool Client::WaitForRoom(int64_t deadline_ms) {
   if (runtime_ == nullptr) return true;
   MutexLock lock(mutex_);
   return WaitUntil(lock, deadline_ms, [this] {
-    return closed_ || lanes_->bytes_in_flight() < limits::kClientBytesInFlightMax;
+    const size_t bytes = lanes_->bytes_in_flight() + gated_bytes_;
+    return closed_ || bytes < limits::kClientBytesInFlightMax;
   });
 }
 
 bool Client::IsDone(const Call& call) {
   MutexLock lock(mutex_);
-  return call.done();
+  if (runtime_ == nullptr) RunGated(lock, kNeverMs);
+  return !IsGated(call) && call.done();
 }
 
 void Client::Detach(Call& call) {
-  if (runtime_ == nullptr) return;
   MutexLock lock(mutex_);
+  while (running_ == &call) changed_.wait(lock.native());
   if (call.done()) return;
+  if (!IsWrite(call.op())) {
+    std::erase_if(gated_, [&](const GatedCall& each) { return each.call.get() == &call; });
+  }
+  if (runtime_ == nullptr || IsGated(call)) {
+    call.Detach();
+    return;
+  }
   lanes_->GatherQueued(call);
   call.Detach();
   const auto open = std::ranges::find_if(writes_, [&](const auto& w) { return w.get() == &call; });
@@ -314,7 +442,7 @@ OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, Requ
   return IsWrite(call.op()) ? std::move(reply) : submit(whole);
 }
 
-void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
+void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t deadline_ms) {
   Status status;
   {
     MutexLock lock(mutex_);
@@ -333,7 +461,7 @@ void Client::RunEmbedded(Call& call, int64_t deadline_ms) {
       call.FailMessage(i, LostStatus());
       continue;
     }
-    const Buffer values = call.GatherValues(i, *buffers_);
+    const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];
     for (;;) {
       const OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
       if (call.OnReply(i, ViewOf(reply)) == Call::Verdict::kDone) break;

@@ -21,11 +21,13 @@
 #include "base/mutex.h"
 #include "base/status.h"
 #include "client/call.h"
+#include "client/gate.h"
 #include "client/lanes.h"
 #include "client/shard_plan.h"
 #include "transport/control_link.h"
 #include "transport/waker.h"
 #include "transport/zmq_socket.h"
+#include "wire/notices.h"
 #include "wire/request_sink.h"
 
 namespace fastps {
@@ -36,7 +38,8 @@ class Client {
 
   // Over sockets: heartbeats, with the `boot_id` the session was joined with, and maps go by
   // `scheduler`.
-  Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id,
+  // `clock` is where the session starts.
+  Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uint64_t clock,
          std::shared_ptr<const ClusterMap> map, const std::string& scheduler);
   // Embedded: `find_sink` gives the server of a boot id, called directly.
   Client(FindSink find_sink, SessionId session, std::shared_ptr<const ClusterMap> map);
@@ -46,6 +49,17 @@ class Client {
 
   // Makes `map` the one in force unless it is older.
   void InstallMap(std::shared_ptr<const ClusterMap> map);
+
+  // Takes in where the group stands now; older notices and those for others are ignored.
+  void InstallClocks(const ClockNotice& notice);
+  ClockNotice told();
+
+  // Ends a step: `clock` is the number of steps ended, `busy_us` the time worked in all of them.
+  // The scheduler hears it with the next heartbeat, which goes at once. Over sockets only.
+  void EndStep(uint64_t clock, uint64_t busy_us);
+
+  // Waits until `gate` is open; false when `deadline_ms` came first. Not Ok once the session ended.
+  bool WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status);
 
   // How the shards of `table` lie now; null when the map has no such table.
   std::shared_ptr<const ShardPlan> PlanOf(TableId table);
@@ -61,7 +75,8 @@ class Client {
   bool WaitForRoom(int64_t deadline_ms);
 
   // Sends `call` on its way. An error that is known at once ends the call before anything is sent.
-  // Embedded calls have ended when Start returns; `deadline_ms` bounds them.
+  // An asynchronous call whose gate is closed starts when it opens. Embedded calls run at once, or,
+  // when their gate is closed, inside whatever waits for them; `deadline_ms` bounds them.
   void Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms);
 
   // Waits until `call` is done; false when `deadline_ms` came first.
@@ -100,7 +115,25 @@ class Client {
   bool WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) FASTPS_REQUIRES(mutex_);
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
-  void RunEmbedded(Call& call, int64_t deadline_ms);
+  // A call whose gate is closed, with its values when it is a write.
+  struct GatedCall {
+    std::shared_ptr<Call> call;
+    std::vector<Buffer> values;
+  };
+  bool IsOpen(const Gate& gate) const FASTPS_REQUIRES(mutex_);
+  void StartNow(const std::shared_ptr<Call>& call, std::vector<Buffer> values, Mode mode)
+      FASTPS_REQUIRES(mutex_);
+  // Starts, over sockets, what waits for a gate that is open now; ends all of it when the session
+  // has ended.
+  void StartGated() FASTPS_REQUIRES(mutex_);
+  // The same inside one process: runs on this thread, without the mutex, one call at a time.
+  void RunGated(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
+  bool IsGated(const Call& call) const FASTPS_REQUIRES(mutex_);
+  // Gathers the values of every message of a write.
+  std::vector<Buffer> GatherAll(const Call& call);
+  // Embedded: whether a call runs inside Start.
+  bool RunsNow(const Call& call, Mode mode, int64_t deadline_ms);
+  void RunEmbedded(Call& call, std::span<const Buffer> values, int64_t deadline_ms);
   // One message of an embedded call, handled by the server when this returns.
   OwnedReply SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
                             const Buffer& values) const;
@@ -118,6 +151,12 @@ class Client {
   bool closed_ FASTPS_GUARDED_BY(mutex_) = false;
   bool session_ended_ FASTPS_GUARDED_BY(mutex_) = false;
   bool lanes_changed_ FASTPS_GUARDED_BY(mutex_) = false;  // a newer map is to be acted on
+  ClockNotice told_ FASTPS_GUARDED_BY(mutex_);            // the newest
+  uint64_t clock_ FASTPS_GUARDED_BY(mutex_) = 0;
+  uint64_t busy_us_ FASTPS_GUARDED_BY(mutex_) = 0;
+  std::vector<GatedCall> gated_ FASTPS_GUARDED_BY(mutex_);   // in call order
+  size_t gated_bytes_ FASTPS_GUARDED_BY(mutex_) = 0;         // of their values
+  const Call* running_ FASTPS_GUARDED_BY(mutex_) = nullptr;  // embedded: a gated call
   std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
   std::unordered_map<TableId, std::shared_ptr<const ShardPlan>> plans_ FASTPS_GUARDED_BY(mutex_);
   std::optional<Lanes> lanes_ FASTPS_GUARDED_BY(mutex_);                 // none when embedded

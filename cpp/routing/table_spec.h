@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/types.h"
@@ -40,6 +41,13 @@ struct InitializerSpec {
   friend bool operator==(const InitializerSpec&, const InitializerSpec&) = default;
 };
 
+// A table under BSP: the pushes of a round wait until it closes.
+struct RoundsSpec {
+  GroupId group;  // whose rounds count: that of the worker which created the table
+  Round first;    // earlier rounds count as folded
+  friend bool operator==(const RoundsSpec&, const RoundsSpec&) = default;
+};
+
 struct TableSpec {
   TableId id;
   std::string name;
@@ -49,6 +57,7 @@ struct TableSpec {
   uint32_t num_shards = 1;
   RuleSpec rule;
   InitializerSpec initializer;
+  std::optional<RoundsSpec> rounds;  // none: pushes take effect as they come
 };
 
 }  // namespace fastps

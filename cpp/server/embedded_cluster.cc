@@ -15,6 +15,10 @@ Status EmbeddedCluster::InstallMap(std::shared_ptr<const ClusterMap> map) {
   return {};
 }
 
+void EmbeddedCluster::CloseRounds(const RoundsNotice& notice) {
+  for (const auto& server : servers_) server->CloseRounds(notice);
+}
+
 RequestSink* EmbeddedCluster::FindServer(BootId boot_id) const {
   for (const auto& server : servers_) {
     if (server->boot_id() == boot_id) return server.get();

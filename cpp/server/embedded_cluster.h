@@ -19,6 +19,9 @@ class EmbeddedCluster {
   // Installs `map` on every server.
   Status InstallMap(std::shared_ptr<const ClusterMap> map);
 
+  // Closes rounds on every server.
+  void CloseRounds(const RoundsNotice& notice);
+
   // The server of that boot id, or null.
   RequestSink* FindServer(BootId boot_id) const;
 

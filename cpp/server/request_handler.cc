@@ -104,13 +104,47 @@ std::shared_ptr<RequestHandler::Table> RequestHandler::MakeTable(const TableRout
   if (table->rule == nullptr) return nullptr;
   table->shards.resize(route.spec.num_shards);
   for (uint32_t i = 0; i < route.spec.num_shards; ++i) {
-    if (route.servers[i] != self) continue;
-    table->shards[i] = std::make_unique<Shard>(
-        route.spec.kind == TableKind::kSparse
-            ? MakeSparseShard(&table->spec, table->rule, &pages_)
-            : MakeDenseShard(&table->spec, ShardId(i), table->rule, &pages_));
+    if (route.servers[i] == self) table->shards[i] = MakeShard(*table, ShardId(i));
   }
   return table;
+}
+
+std::unique_ptr<Shard> RequestHandler::MakeShard(const Table& table, ShardId shard) {
+  std::unique_ptr<ShardData> data = table.spec.kind == TableKind::kSparse
+                                        ? MakeSparseShard(&table.spec, table.rule, &pages_)
+                                        : MakeDenseShard(&table.spec, shard, table.rule, &pages_);
+  const std::optional<RoundsSpec>& rounds = table.spec.rounds;
+  if (!rounds) return std::make_unique<Shard>(std::move(data));
+  std::shared_ptr<RoundBook>& book = books_[rounds->group];
+  if (book == nullptr) book = std::make_shared<RoundBook>();
+  return std::make_unique<Shard>(std::move(data), book, rounds->first);
+}
+
+void RequestHandler::CloseRounds(RoundsNotice notice) {
+  MutexLock install(install_mutex_);
+  const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
+  if (notice.cluster_id != snapshot->map->cluster_id ||
+      notice.map_version > snapshot->map->version || notice.first_number > heard() + 1) {
+    return;
+  }
+  const size_t n_known = std::min(heard() + 1 - notice.first_number, notice.rounds.size());
+  const std::span<ClosedRound> news = std::span(notice.rounds).subspan(n_known);
+  std::unordered_map<GroupId, Round> last;
+  for (ClosedRound& closed : news) {
+    const auto book = books_.find(closed.group);
+    if (book == books_.end()) continue;  // no table of that group lies here
+    book->second->Close(closed.round, std::move(closed.members));
+    last[closed.group] = closed.round;
+  }
+  for (const auto& [id, table] : snapshot->tables) {
+    if (!table->spec.rounds || !last.contains(table->spec.rounds->group)) continue;
+    for (const auto& shard : table->shards) {
+      if (shard != nullptr) shard->FoldClosed();
+    }
+  }
+  // Tables that come later start behind these rounds.
+  for (const auto& [group, round] : last) books_[group]->Forget(round);
+  heard_ += news.size();
 }
 
 Code RequestHandler::CheckMessage(const Request& request, const ClusterMap& map) const {
@@ -138,7 +172,8 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
               nullptr,
               request.keys.subspan(keys_begin, header.n_keys),
               request.values.subspan(values_begin, header.n_values),
-              {{request.session, request.key_set, header.set_part}, header.n_omitted}};
+              {{request.session, request.key_set, header.set_part}, header.n_omitted},
+              request.argument == 0 ? Step() : Step(Round(request.argument - 1))};
     keys_begin += header.n_keys;
     values_begin += header.n_values;
     reply->parts[i].shard = header.shard;
@@ -216,7 +251,8 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
     PartResult& result = reply->parts[i];
     if (parts[i].shard == nullptr || !IsOk(result)) continue;
     float* const values = reply->values.As<float>().data() + n_pulled;
-    const PullResult pulled = parts[i].shard->Pull(parts[i].selection, parts[i].key_set, values);
+    const PullResult pulled =
+        parts[i].shard->Pull(parts[i].selection, parts[i].key_set, parts[i].step, values);
     SetCode(&result, pulled.code);
     result.remembered = pulled.remembered;
     // Places that were known a moment ago may be gone, with another thread's removal.
@@ -233,7 +269,7 @@ void RequestHandler::HandleWrite(const Request& request, std::span<const Part> p
     if (parts[i].shard == nullptr) continue;
     const WriteResult result =
         parts[i].shard->Apply({kind, request.session, parts[i].header->sequence, parts[i].selection,
-                               parts[i].values, parts[i].key_set});
+                               parts[i].values, parts[i].key_set, parts[i].step});
     SetCode(&reply->parts[i], result.code);
     reply->parts[i].remembered = result.remembered;
     reply->parts[i].detail = result.detail;
@@ -289,7 +325,8 @@ void RequestHandler::HandleStats(std::span<const Part> parts, OwnedReply* reply)
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
     const Shard::Figures figures = parts[i].shard->figures();
-    fields.insert(fields.end(), {figures.rows, figures.bytes, figures.apply_index.value});
+    fields.insert(fields.end(), {figures.rows, figures.bytes, figures.apply_index.value,
+                                 figures.folded.value, figures.n_late});
     reply->parts[i].n_keys = kShardStatsFields;
   }
   reply->keys = ToBuffer(fields, *buffers_);

@@ -14,7 +14,9 @@
 #include "routing/cluster_map.h"
 #include "rules/update_rule.h"
 #include "store/page_pool.h"
+#include "store/round_book.h"
 #include "store/shard.h"
+#include "wire/notices.h"
 #include "wire/request_sink.h"
 
 namespace fastps {
@@ -28,6 +30,14 @@ class RequestHandler final : public RequestSink {
   // that is not newer is ignored. A map that asks for something unknown is refused and changes
   // nothing.
   Status InstallMap(std::shared_ptr<const ClusterMap> map);
+
+  // Takes in closed rounds and folds them on every shard that they concern. What was heard before
+  // is ignored, and all of it when the map it rests on is not installed or an earlier round is
+  // missing.
+  void CloseRounds(RoundsNotice notice);
+  // The number of the newest closed round taken in. A server that comes late starts at `heard`.
+  uint64_t heard() const { return heard_.load(std::memory_order_relaxed); }
+  void StartHearingAt(uint64_t heard) { heard_ = heard; }
 
   void Submit(const Request& request, ReplySink& replies) override;
 
@@ -54,10 +64,14 @@ class RequestHandler final : public RequestSink {
     Selection selection;
     std::span<const float> values;
     KeySetUse key_set;
+    Step step;
   };
 
   std::shared_ptr<const Snapshot> snapshot() const;
-  std::shared_ptr<Table> MakeTable(const TableRoute& route, ServerId self, Status* status);
+  std::shared_ptr<Table> MakeTable(const TableRoute& route, ServerId self, Status* status)
+      FASTPS_REQUIRES(install_mutex_);
+  std::unique_ptr<Shard> MakeShard(const Table& table, ShardId shard)
+      FASTPS_REQUIRES(install_mutex_);
 
   // kOk when the message is meant for this server and its session may write.
   Code CheckMessage(const Request& request, const ClusterMap& map) const;
@@ -76,8 +90,11 @@ class RequestHandler final : public RequestSink {
   const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
   PagePool pages_;  // outlives the shards of every snapshot: requests end before the handler does
   std::atomic<uint64_t> n_requests_{0};
+  std::atomic<uint64_t> heard_{0};
 
-  Mutex install_mutex_;  // held while a map is installed; taken before all others
+  Mutex install_mutex_;  // held while a map is installed or rounds close; taken before all others
+  // Of the groups that have tables under BSP here.
+  std::unordered_map<GroupId, std::shared_ptr<RoundBook>> books_ FASTPS_GUARDED_BY(install_mutex_);
   mutable Mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_ FASTPS_GUARDED_BY(mutex_);
 };

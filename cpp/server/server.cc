@@ -61,17 +61,18 @@ Server::~Server() {
     MutexLock lock(mutex_);
     stopping_ = true;
   }
-  map_came_.notify_all();
+  news_came_.notify_all();
   waker_.Wake();
   for (std::thread& thread : threads_) thread.join();
   control_link_.reset();  // last: the installer uses it
 }
 
 Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
-                     const std::string& scheduler) {
+                     const std::string& scheduler, uint64_t heard) {
   if (!threads_.empty()) return Status(Code::kConfig, "the server was started before");
   const ClusterId cluster_id = map->cluster_id;
   const Incarnation incarnation = map->incarnation;
+  handler_.StartHearingAt(heard);
   if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) return status;
   for (ZmqSocket& socket : sockets_) {
     threads_.emplace_back([this, &socket] { RunDataThread(&socket); });
@@ -84,32 +85,46 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
                      .incarnation = incarnation,
                      .map_version = handler_.map_version(),
                      .rows = handler_.n_rows(),
-                     .requests = handler_.n_requests()};
+                     .requests = handler_.n_requests(),
+                     .heard = handler_.heard()};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id != cluster_id) return;
     MutexLock lock(mutex_);
     if (next_map_ == nullptr || newer->version > next_map_->version) next_map_ = std::move(newer);
-    map_came_.notify_all();
+    news_came_.notify_all();
+  };
+  const auto on_notice = [this](Bytes frame) {
+    std::optional<RoundsNotice> notice = DecodeRoundsNotice(frame);
+    if (!notice) return;
+    MutexLock lock(mutex_);
+    if (next_rounds_.size() >= limits::kNoticesWaitingMax) return;  // it will be sent again
+    next_rounds_.push_back(std::move(*notice));
+    news_came_.notify_all();
   };
   threads_.emplace_back([this] { RunInstaller(); });
   MutexLock lock(mutex_);  // the installer must not look for the link before it is there
-  control_link_ = std::make_unique<ControlLink>(runtime_, scheduler, heartbeat, on_map);
+  control_link_ = std::make_unique<ControlLink>(runtime_, scheduler, heartbeat, on_map, on_notice);
   return {};
 }
 
 void Server::RunInstaller() {
   MutexLock lock(mutex_);
   for (;;) {
-    while (!stopping_ && next_map_ == nullptr) map_came_.wait(lock.native());
-    if (stopping_) return;
-    std::shared_ptr<const ClusterMap> map = std::move(next_map_);
-    next_map_ = nullptr;
-    lock.Unlock();
-    if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) {
-      LogWarning("a cluster map was refused: " + status.message());
+    while (!stopping_ && next_map_ == nullptr && next_rounds_.empty()) {
+      news_came_.wait(lock.native());
     }
-    control_link_->SendHeartbeat();  // the scheduler waits to hear which map is installed
+    if (stopping_) return;
+    std::shared_ptr<const ClusterMap> map = std::exchange(next_map_, nullptr);
+    std::vector<RoundsNotice> rounds = std::exchange(next_rounds_, {});
+    lock.Unlock();
+    if (map != nullptr) {
+      if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) {
+        LogWarning("a cluster map was refused: " + status.message());
+      }
+    }
+    for (RoundsNotice& notice : rounds) handler_.CloseRounds(std::move(notice));
+    control_link_->SendHeartbeat();  // the scheduler waits to hear what is taken in
     lock.Lock();
   }
 }

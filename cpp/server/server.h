@@ -34,7 +34,9 @@ class Server {
   const std::vector<std::string>& endpoints() const { return endpoints_; }
 
   // Installs the first map, then starts the data threads and the heartbeats to `scheduler`.
-  Status Start(ServerId id, std::shared_ptr<const ClusterMap> map, const std::string& scheduler);
+  // `heard`: the number of the newest closed round when this server was registered.
+  Status Start(ServerId id, std::shared_ptr<const ClusterMap> map, const std::string& scheduler,
+               uint64_t heard);
 
   RequestHandler& handler() { return handler_; }
   uint64_t n_refused() const { return n_refused_.load(std::memory_order_relaxed); }
@@ -53,11 +55,12 @@ class Server {
   Waker waker_;  // never cleared: once awake, every thread stays awake until it stops
   std::vector<std::thread> threads_;
 
-  // The newest map that waits for the installer: filling the initial values of a large dense table
-  // takes seconds, and heartbeats must not wait for it.
+  // What waits for the installer, the newest map and closed rounds: filling the initial values of a
+  // large dense table, or folding a round, takes long, and heartbeats must not wait for it.
   Mutex mutex_;
-  std::condition_variable_any map_came_;
+  std::condition_variable_any news_came_;
   std::shared_ptr<const ClusterMap> next_map_ FASTPS_GUARDED_BY(mutex_);
+  std::vector<RoundsNotice> next_rounds_ FASTPS_GUARDED_BY(mutex_);
 
   std::unique_ptr<ControlLink> control_link_;
 };

@@ -88,6 +88,10 @@ class DenseShard final : public ShardData {
     });
   }
 
+  Gradients Sum(std::span<const Gradients* const> addends) const override {
+    return SumDense(addends, block_);
+  }
+
   void Assign(Selection ranges, const float* values) override {
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));

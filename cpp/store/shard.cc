@@ -18,22 +18,48 @@ void Shard::SessionRecord::Remember(Sequence sequence, const WriteResult& result
 
 WriteResult Shard::Apply(const Write& write) {
   MutexLock lock(mutex_);
-  if (write.sequence == Sequence(0)) return Execute(write);  // embedded
+  Fold();
+  if (write.sequence == Sequence(0)) {  // embedded
+    return IsTimeOf(write) ? Execute(write) : WriteResult{Code::kRetry};
+  }
   SessionRecord& record = sessions_[write.session];
   if (write.sequence <= record.last) return record.AnswerOf(write.sequence);
   const Sequence wanted(record.last.value + 1);
   if (write.sequence > wanted) return {Code::kGap, wanted.value};
+  if (!IsTimeOf(write)) return {Code::kRetry};
   const KeySetUse& key_set = write.key_set;
-  if (key_set.n_omitted > 0 && !data_->Knows(key_set.ref, key_set.n_omitted)) {
-    return {Code::kNeedKeys, 0};
-  }
+  if (key_set.n_omitted > 0 && !KnowsForPush(key_set)) return {Code::kNeedKeys, 0};
   const WriteResult result = Execute(write);
   record.last = write.sequence;
   record.Remember(write.sequence, result);
   return result;
 }
 
+bool Shard::IsTimeOf(const Write& write) {
+  if (!is_bsp() || !write.step) return true;
+  if (write.kind == Write::Kind::kPush) {
+    return pending_.StateOf(*write.step) != PendingRounds::State::kAhead;
+  }
+  return *write.step <= pending_.folded();
+}
+
+void Shard::Fold() {
+  if (!is_bsp()) return;
+  while (const RoundBook::Members members = book_->MembersOf(pending_.folded())) {
+    const std::optional<Gradients> sum = pending_.Fold(*members, *data_);
+    if (sum) data_->Push(sum->selection, sum->values.data());
+    ++apply_index_.value;
+  }
+}
+
+void Shard::FoldClosed() {
+  MutexLock lock(mutex_);
+  Fold();
+}
+
 WriteResult Shard::Execute(const Write& write) {
+  // Another group's, or from somebody who takes the table for another.
+  if (is_bsp() && !write.step) return {Code::kConfig};
   if (write.key_set.n_omitted > 0) return PushKnown(write);
   if (const Code code = data_->Check(write.selection); code != Code::kOk) return {code, 0};
   if (write.kind == Write::Kind::kRemove) {
@@ -53,14 +79,32 @@ WriteResult Shard::Execute(const Write& write) {
     data_->Assign(write.selection, write.values.data());
     return {};
   }
+  return is_bsp() ? PushToRound(write) : Push(write);
+}
+
+WriteResult Shard::PushToRound(const Write& write) {
+  if (pending_.StateOf(*write.step) == PendingRounds::State::kFolded) {
+    ++n_late_;
+  } else {
+    pending_.Add(write.session, *write.step, write.selection, write.values, *data_);
+  }
+  return {};
+}
+
+WriteResult Shard::Push(const Write& write) {
   data_->Push(write.selection, write.values.data());
   const bool wanted = write.key_set.ref.part != 0;
   return {Code::kOk, 0, wanted && data_->Remember(write.key_set.ref, write.selection)};
 }
 
+// What waits for its round needs its keys: the rows may go before it closes.
+bool Shard::KnowsForPush(const KeySetUse& key_set) {
+  return !is_bsp() && data_->Knows(key_set.ref, key_set.n_omitted);
+}
+
 WriteResult Shard::PushKnown(const Write& write) {
   const KeySetUse& key_set = write.key_set;
-  if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys, 0};
+  if (!KnowsForPush(key_set)) return {Code::kNeedKeys, 0};
   if (write.values.size() != key_set.n_omitted * data_->row_width()) {
     return {Code::kShapeMismatch, 0};
   }
@@ -92,8 +136,10 @@ Code Shard::CountValues(Selection selection, const KeySetUse& key_set, size_t* n
   return Code::kOk;
 }
 
-PullResult Shard::Pull(Selection selection, const KeySetUse& key_set, float* values) {
+PullResult Shard::Pull(Selection selection, const KeySetUse& key_set, Step step, float* values) {
   MutexLock lock(mutex_);
+  Fold();
+  if (is_bsp() && step && *step > pending_.folded()) return {Code::kRetry};
   if (key_set.n_omitted > 0) {
     if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys};
     data_->PullKnown(key_set.ref, values);
@@ -115,7 +161,8 @@ void Shard::Scan(uint64_t position, size_t n_max, ScanBatch* batch) {
 
 Shard::Figures Shard::figures() {
   MutexLock lock(mutex_);
-  return {data_->n_rows(), data_->bytes(), apply_index_};
+  return {data_->n_rows(), data_->bytes() + pending_.bytes(), apply_index_, pending_.folded(),
+          n_late_};
 }
 
 }  // namespace fastps

@@ -14,6 +14,7 @@
 #include "routing/cluster_map.h"
 #include "routing/table_spec.h"
 #include "rules/update_rule.h"
+#include "store/gradient_sum.h"
 #include "store/key_set_memory.h"
 #include "store/page_pool.h"
 
@@ -49,6 +50,8 @@ class ShardData {
   virtual void Pull(Selection selection, float* values) = 0;
   // Applies the rule once per selected row, in order; absent rows are created first.
   virtual void Push(Selection selection, const float* gradients) = 0;
+  // Adds up gradients that were pushed to this shard; see gradient_sum.h.
+  virtual Gradients Sum(std::span<const Gradients* const> addends) const = 0;
   // Sets values and resets the rule's state; of equal keys the last one wins.
   virtual void Assign(Selection selection, const float* values) = 0;
 

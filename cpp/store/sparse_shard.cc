@@ -60,6 +60,10 @@ class SparseShard final : public ShardData {
     });
   }
 
+  Gradients Sum(std::span<const Gradients* const> addends) const override {
+    return SumSparse(addends, width_);
+  }
+
   void Assign(Selection keys, const float* values) override {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       std::array<float*, kBlockKeys> rows;

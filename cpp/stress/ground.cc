@@ -118,8 +118,8 @@ std::shared_ptr<Client> Ground::Join(SessionId* session) {
     client = std::make_shared<Client>([this](BootId id) { return embedded_->FindServer(id); },
                                       *session, map());
   } else {
-    client = std::make_shared<Client>(*runtime_, *session, BootIdOf(1000 + session->value), map(),
-                                      scheduler_);
+    client = std::make_shared<Client>(*runtime_, *session, BootIdOf(1000 + session->value), 0,
+                                      map(), scheduler_);
   }
   {
     MutexLock lock(mutex_);

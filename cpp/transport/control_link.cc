@@ -11,11 +11,13 @@ namespace fastps {
 
 ControlLink::ControlLink(const ZmqRuntime& runtime, std::string scheduler,
                          std::function<Heartbeat()> heartbeat,
-                         std::function<void(std::shared_ptr<const ClusterMap>)> on_map)
+                         std::function<void(std::shared_ptr<const ClusterMap>)> on_map,
+                         std::function<void(Bytes frame)> on_notice)
     : runtime_(runtime),
       scheduler_(std::move(scheduler)),
       heartbeat_(std::move(heartbeat)),
       on_map_(std::move(on_map)),
+      on_notice_(std::move(on_notice)),
       thread_([this] { Run(); }) {}
 
 ControlLink::~ControlLink() {
@@ -43,8 +45,8 @@ void ControlLink::Run() {
     runtime_.api().poll(items, 2,
                         static_cast<long>(std::max<int64_t>(0, next_heartbeat_ms - now_ms)));
     if (items[0].revents != 0) {
-      TakeMaps(&socket);
-      next_heartbeat_ms = NowMs();  // the scheduler waits to hear which map is installed
+      TakeFrames(&socket);
+      next_heartbeat_ms = NowMs();  // the scheduler waits to hear what is taken in
     }
     if (items[1].revents != 0) {
       waker_.Clear();
@@ -53,12 +55,15 @@ void ControlLink::Run() {
   }
 }
 
-void ControlLink::TakeMaps(ZmqSocket* socket) {
+void ControlLink::TakeFrames(ZmqSocket* socket) {
   InMessage message(runtime_);
   while (socket->Receive(&message)) {
     if (message.frames().size() != 1) continue;
     const std::optional<Bytes> bytes = MapOfFrame(message.frames()[0]);
-    if (!bytes) continue;
+    if (!bytes) {
+      on_notice_(message.frames()[0]);
+      continue;
+    }
     auto map = std::make_shared<ClusterMap>();
     if (Status status = DecodeClusterMap(*bytes, map.get()); !status.ok()) {
       LogWarning("a cluster map was refused: " + status.message());

@@ -1,5 +1,6 @@
-// ControlLink: a thread that tells the scheduler "I am alive" and takes the cluster maps it sends.
-// A thread of C++ with a socket of its own, because Python code may hold the GIL for seconds.
+// ControlLink: a thread that tells the scheduler "I am alive" and takes the cluster maps and
+// notices it sends. A thread of C++ with a socket of its own, because Python code may hold the GIL
+// for seconds.
 #pragma once
 
 #include <functional>
@@ -16,10 +17,12 @@ namespace fastps {
 
 class ControlLink {
  public:
-  // Both callbacks run on the link's thread. `on_map` gets decoded maps, older ones too.
+  // The callbacks run on the link's thread. `on_map` gets decoded maps, older ones too; `on_notice`
+  // gets frames that are no maps, from whomever.
   ControlLink(const ZmqRuntime& runtime, std::string scheduler,
               std::function<Heartbeat()> heartbeat,
-              std::function<void(std::shared_ptr<const ClusterMap>)> on_map);
+              std::function<void(std::shared_ptr<const ClusterMap>)> on_map,
+              std::function<void(Bytes frame)> on_notice);
   ~ControlLink();  // stops the thread
 
   // Sends a heartbeat now, beside those at their times. Any thread.
@@ -30,12 +33,13 @@ class ControlLink {
 
  private:
   void Run();
-  void TakeMaps(ZmqSocket* socket);
+  void TakeFrames(ZmqSocket* socket);
 
   const ZmqRuntime& runtime_;
   const std::string scheduler_;
   const std::function<Heartbeat()> heartbeat_;
   const std::function<void(std::shared_ptr<const ClusterMap>)> on_map_;
+  const std::function<void(Bytes)> on_notice_;
   Waker waker_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;  // last: it uses all of the above

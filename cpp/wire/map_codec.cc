@@ -56,11 +56,19 @@ Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
   for (float& constant : spec->rule.constants) {
     if (!reader->Get(&constant)) return Malformed("map: rule cut short");
   }
+  uint8_t has_rounds = 0;
+  RoundsSpec rounds;
   if (!reader->Get(&initializer_kind) || !reader->Get(&spec->initializer.seed) ||
       !reader->Get(&spec->initializer.a) || !reader->Get(&spec->initializer.b) ||
       !reader->Get(&spec->num_shards)) {
     return Malformed("map: initializer cut short");
   }
+  if (!reader->Get(&has_rounds) || !GetNumber(reader, &rounds.group) ||
+      !GetNumber(reader, &rounds.first)) {
+    return Malformed("map: rounds cut short");
+  }
+  if (has_rounds > 1) return Malformed("map: unknown kind of rounds");
+  if (has_rounds == 1) spec->rounds = rounds;
   if (kind != static_cast<uint8_t>(TableKind::kSparse) &&
       kind != static_cast<uint8_t>(TableKind::kDense)) {
     return Malformed("map: unknown kind of table");
@@ -153,6 +161,9 @@ std::string EncodeClusterMap(const ClusterMap& map) {
     writer.Put(spec.initializer.a);
     writer.Put(spec.initializer.b);
     writer.Put(spec.num_shards);
+    writer.Put(static_cast<uint8_t>(spec.rounds.has_value()));
+    writer.Put(spec.rounds.value_or(RoundsSpec{}).group.value);
+    writer.Put(spec.rounds.value_or(RoundsSpec{}).first.value);
     for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
       writer.Put(table.servers[shard].value);
       writer.Put(table.views[shard].value);
@@ -212,6 +223,9 @@ std::string EncodeHeartbeat(const Heartbeat& heartbeat) {
   writer.Put(heartbeat.map_version.value);
   writer.Put(heartbeat.rows);
   writer.Put(heartbeat.requests);
+  writer.Put(heartbeat.clock);
+  writer.Put(heartbeat.busy_us);
+  writer.Put(heartbeat.heard);
   return writer.Take();
 }
 
@@ -226,7 +240,8 @@ std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
   if (!reader.Get(&role) || !reader.Get(&heartbeat.id) || !GetBootId(&reader, &heartbeat.boot_id) ||
       !GetNumber(&reader, &heartbeat.cluster_id) || !GetNumber(&reader, &heartbeat.incarnation) ||
       !GetNumber(&reader, &heartbeat.map_version) || !reader.Get(&heartbeat.rows) ||
-      !reader.Get(&heartbeat.requests) || reader.remaining() != 0) {
+      !reader.Get(&heartbeat.requests) || !reader.Get(&heartbeat.clock) ||
+      !reader.Get(&heartbeat.busy_us) || !reader.Get(&heartbeat.heard) || reader.remaining() != 0) {
     return std::nullopt;
   }
   if (role != static_cast<uint8_t>(Role::kServer) && role != static_cast<uint8_t>(Role::kWorker)) {

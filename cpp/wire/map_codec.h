@@ -27,6 +27,9 @@ struct Heartbeat {
   MapVersion map_version;   // the map the sender works with
   uint64_t rows = 0;        // servers: rows held
   uint64_t requests = 0;    // requests handled or sent so far: progress
+  uint64_t clock = 0;       // workers: steps ended
+  uint64_t busy_us = 0;     // workers: microseconds of work in these steps, waits left out
+  uint64_t heard = 0;       // number of the newest notice taken in (see notices.h)
 };
 
 std::string EncodeHeartbeat(const Heartbeat& heartbeat);

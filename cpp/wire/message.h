@@ -84,7 +84,9 @@ struct Request {
   TableId table;
   SessionId session;
   RequestId request_id;
-  uint64_t argument = 0;    // scan: rows at most
+  // Scan: rows at most. Pulls and writes of a table under BSP: the step they belong to, plus 1; 0:
+  // the caller is of another group.
+  uint64_t argument = 0;
   KeySetSignature key_set;  // empty: none
   std::span<const PartHeader> parts;
   std::span<const Key> keys;
@@ -109,8 +111,10 @@ struct ShardStats {
   uint64_t rows = 0;
   uint64_t bytes = 0;  // held by the shard, room for growth included
   uint64_t apply_index = 0;
+  uint64_t rounds = 0;       // BSP: rounds below are folded
+  uint64_t late_pushes = 0;  // BSP: pushes to a round that was closed without them
 };
-inline constexpr uint32_t kShardStatsFields = 3;
+inline constexpr uint32_t kShardStatsFields = 5;
 
 // A reply with its memory, as a server makes it.
 struct OwnedReply {

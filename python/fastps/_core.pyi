@@ -35,7 +35,30 @@ class Heartbeat:
     def rows(self) -> int: ...
     @property
     def requests(self) -> int: ...
+    @property
+    def clock(self) -> int: ...
+    @property
+    def busy_us(self) -> int: ...
+    @property
+    def heard(self) -> int: ...
 
+def encode_clocks(
+    *,
+    cluster_id: int,
+    session: int,
+    number: int,
+    clock: int,
+    minimum: int,
+    rounds: int,
+    map_version: int,
+) -> bytes: ...
+def encode_rounds(
+    *,
+    cluster_id: int,
+    map_version: int,
+    first_number: int,
+    entries: Sequence[tuple[int, int, Sequence[tuple[int, int]]]],
+) -> bytes: ...
 def encode_cluster_map(
     *,
     cluster_id: int,
@@ -56,13 +79,14 @@ class Server:
     ) -> None: ...
     @property
     def endpoints(self) -> list[str]: ...
-    def start(self, server_id: int, map_blob: bytes, scheduler: str) -> None: ...
+    def start(self, server_id: int, map_blob: bytes, scheduler: str, heard: int) -> None: ...
     def stats(self) -> dict[str, int]: ...
     def stop(self) -> None: ...
 
 class EmbeddedCluster:
     def __init__(self, boot_ids: Sequence[bytes]) -> None: ...
     def install_map(self, map_blob: bytes) -> None: ...
+    def close_rounds(self, frame: bytes) -> None: ...
 
 # binding/client.cc
 class Ticket:
@@ -72,34 +96,96 @@ class Ticket:
 class KeySet:
     def __init__(self, keys: KeyArray, signature: bytes) -> None: ...
 
+# `step` says which step a call belongs to, where the servers must know: the clock plus 1, else 0.
+# An asynchronous call waits for `minimum` and `rounds` of the group before it starts.
 class Client:
-    def __init__(self, session: int, boot_id: bytes, map_blob: bytes, scheduler: str) -> None: ...
+    def __init__(
+        self, session: int, boot_id: bytes, clock: int, map_blob: bytes, scheduler: str
+    ) -> None: ...
     @staticmethod
     def embedded(cluster: EmbeddedCluster, session: int, map_blob: bytes) -> Client: ...
     def install_map(self, map_blob: bytes) -> None: ...
-    def pull(self, table: int, keys: KeyArray | KeySet, timeout: float) -> FloatArray: ...
-    def push(
-        self, table: int, keys: KeyArray | KeySet, values: FloatArray, timeout: float
+    def install_clocks(
+        self, session: int, number: int, clock: int, minimum: int, rounds: int
     ) -> None: ...
-    def assign(self, table: int, keys: KeyArray, values: FloatArray, timeout: float) -> None: ...
-    def pull_async(self, table: int, keys: KeyArray | KeySet, timeout: float) -> Ticket: ...
-    def push_async(
-        self, table: int, keys: KeyArray | KeySet, values: FloatArray, timeout: float
+    def clocks(self) -> tuple[int, int, int]: ...
+    def end_step(self, clock: int, busy_us: int) -> None: ...
+    def wait_for_gate(self, minimum: int, rounds: int, timeout: float) -> bool: ...
+    def wait_for_clock(self, clock: int, timeout: float) -> bool: ...
+    def pull(
+        self, table: int, keys: KeyArray | KeySet, timeout: float, step: int = 0
+    ) -> FloatArray: ...
+    def push(
+        self,
+        table: int,
+        keys: KeyArray | KeySet,
+        values: FloatArray,
+        timeout: float,
+        step: int = 0,
+    ) -> None: ...
+    def assign(
+        self, table: int, keys: KeyArray, values: FloatArray, timeout: float, step: int = 0
+    ) -> None: ...
+    def pull_async(
+        self,
+        table: int,
+        keys: KeyArray | KeySet,
+        timeout: float,
+        step: int = 0,
+        minimum: int = 0,
+        rounds: int = 0,
     ) -> Ticket: ...
-    def dense_pull(self, table: int, rows: KeyArray | None, timeout: float) -> FloatArray: ...
+    def push_async(
+        self,
+        table: int,
+        keys: KeyArray | KeySet,
+        values: FloatArray,
+        timeout: float,
+        step: int = 0,
+        minimum: int = 0,
+        rounds: int = 0,
+    ) -> Ticket: ...
+    def dense_pull(
+        self, table: int, rows: KeyArray | None, timeout: float, step: int = 0
+    ) -> FloatArray: ...
     def dense_push(
-        self, table: int, rows: KeyArray | None, values: FloatArray, timeout: float
+        self,
+        table: int,
+        rows: KeyArray | None,
+        values: FloatArray,
+        timeout: float,
+        step: int = 0,
     ) -> None: ...
     def dense_assign(
-        self, table: int, rows: KeyArray | None, values: FloatArray, timeout: float
+        self,
+        table: int,
+        rows: KeyArray | None,
+        values: FloatArray,
+        timeout: float,
+        step: int = 0,
     ) -> None: ...
-    def dense_pull_async(self, table: int, rows: KeyArray | None, timeout: float) -> Ticket: ...
+    def dense_pull_async(
+        self,
+        table: int,
+        rows: KeyArray | None,
+        timeout: float,
+        step: int = 0,
+        minimum: int = 0,
+        rounds: int = 0,
+    ) -> Ticket: ...
     def dense_push_async(
-        self, table: int, rows: KeyArray | None, values: FloatArray, timeout: float
+        self,
+        table: int,
+        rows: KeyArray | None,
+        values: FloatArray,
+        timeout: float,
+        step: int = 0,
+        minimum: int = 0,
+        rounds: int = 0,
     ) -> Ticket: ...
     def contains(self, table: int, keys: KeyArray, timeout: float) -> npt.NDArray[np.bool_]: ...
-    def remove(self, table: int, keys: KeyArray, timeout: float) -> int: ...
-    def set_lr(self, table: int, lr: float, timeout: float) -> None: ...
+    def remove(self, table: int, keys: KeyArray, timeout: float, step: int = 0) -> int: ...
+    def set_lr(self, table: int, lr: float, timeout: float, step: int = 0) -> None: ...
     def stats(self, table: int, timeout: float) -> list[dict[str, int]]: ...
     def scan(
         self, table: int, shard: int, cursor: int, rows_max: int, timeout: float

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,14 @@ from fastps.arguments import (
     not_there_yet,
 )
 from fastps.config import Settings
-from fastps.consistency import Consistency
+from fastps.consistency import BSP, Consistency, Gate, from_json
 from fastps.control import Control
 from fastps.embedded import EmbeddedCluster
 from fastps.errors import ClosedError, ConfigError, FastPSError
 from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler import messages as m
+from fastps.steps import Steps, describe_slowest
 from fastps.tables import DenseTable, SparseTable
 
 __all__ = ["Client", "join_embedded"]
@@ -38,6 +40,7 @@ Item = TypeVar("Item")
 logger = logging.getLogger("fastps")
 
 CLOSE_SECONDS = 10.0
+SLOWEST_SECONDS = 2.0  # to ask who holds up a gate
 NO_CHECKPOINTS = "read rows with table.items() and set them with table.assign()"
 
 
@@ -71,9 +74,13 @@ class Client:
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.Lock()  # guards the counters below and closing
-        self._clock = joined.clock
         self._barriers = joined.barrier
         self._passes = 0
+        self._backup = 0  # of the group, as far as this client's tables tell
+        self._steps = Steps(core, joined.clock, self._slowest)
+        core.install_clocks(
+            joined.session, joined.notice, joined.clock, joined.minimum, joined.rounds
+        )
         _open_clients.add(self)
 
     @property
@@ -94,7 +101,7 @@ class Client:
     @property
     def clock_value(self) -> int:
         """How many steps this worker has ended with `clock`."""
-        return self._clock
+        return self._steps.clock
 
     def worker(self, rank: int | None = None, *, group: str | None = None) -> Client:
         """Return another worker of this embedded cluster.
@@ -208,6 +215,7 @@ class Client:
         """
         check_name(name)
         info = self._call(m.LookupTable(self._session, name), self._timeout(timeout))
+        self._note_backup(info.definition)
         kind = DenseTable if info.definition.kind == "dense" else SparseTable
         return kind(self, info.table_id, info.definition)
 
@@ -227,15 +235,20 @@ class Client:
         Returns
         -------
         int
-            The new `clock_value`.
+            The new `clock_value`: one more, or, under ``BSP(backup=b)`` for a worker that a round
+            was closed without, the number of the open round.
         """
         seconds = self._timeout(timeout)
-        self._open_core().flush(seconds)
-        with self._lock:
-            self._clock += 1
-            clock = self._clock
-        self._call(m.Clock(self._session, clock), seconds)
-        return clock
+        core = self._open_core()
+        core.flush(seconds)
+        clock, busy_us = self._steps.end()
+        if self._cluster is not None:
+            self._cluster.control.beat(self._session, clock, busy_us)
+        else:
+            core.end_step(clock, busy_us)
+        if self._backup:
+            self._steps.await_clock(clock, seconds)
+        return self._steps.clock
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Flush, then wait until every live or still expected worker of the group is here."""
@@ -243,9 +256,21 @@ class Client:
         self._open_core().flush(seconds)
         with self._lock:
             number = self._barriers + 1
-        self._call(m.Barrier(self._session, number), seconds)
+        began = time.monotonic()
+        passed = self._call(m.Barrier(self._session, number, self._steps.is_clean), seconds)
+        self._go_on(passed.clock, began)
         with self._lock:
             self._barriers = max(self._barriers, number)
+
+    def _go_on(self, clock: int, began: float) -> None:
+        """Take up work after a wait that began then; whoever was idle may go on at a later clock.
+
+        The heartbeats say so too, else the scheduler would go on telling us.
+        """
+        self._steps.waited_since(began)
+        self._steps.move_to(clock)
+        if self._cluster is None:
+            self._open_core().end_step(self._steps.clock, self._steps.busy_us)
 
     def chunks(
         self, items: Sequence[Item], *, deterministic: bool = False, timeout: float | None = None
@@ -300,9 +325,17 @@ class Client:
             while True:
                 self._open_core().flush(seconds)
                 request = m.NextChunk(
-                    self._session, pass_number, len(items), deterministic, in_hand
+                    self._session,
+                    pass_number,
+                    len(items),
+                    deterministic,
+                    in_hand,
+                    self._steps.is_clean,
                 )
-                in_hand = self._call(request, seconds).index
+                began = time.monotonic()
+                chunk = self._call(request, seconds)
+                self._go_on(chunk.clock, began)
+                in_hand = chunk.index
                 if in_hand is None:
                     return
                 yield items[in_hand]
@@ -344,6 +377,13 @@ class Client:
                 return
             self._closed = True
         _open_clients.discard(self)
+        if self._steps.has_open_round:
+            warnings.warn(
+                f"close() drops the pushes of step {self._steps.clock} to tables under BSP: the "
+                "step was not ended with clock()",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         try:
             self._core.flush(self._settings.timeout)
         finally:
@@ -351,7 +391,7 @@ class Client:
 
     def _leave(self) -> None:
         try:
-            self._control.call(m.Leave(self._session), CLOSE_SECONDS)
+            self._control.call(m.Leave(self._session, self._steps.staleness()), CLOSE_SECONDS)
         except FastPSError as error:
             # The scheduler may be gone first; its lease ends the session.
             logger.debug("fastps: leaving was not answered: %s", error)
@@ -384,14 +424,20 @@ class Client:
             logger.exception("fastps: closing failed while another error was on its way")
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"clock {self._clock}"
+        state = "closed" if self._closed else f"clock {self._steps.clock}"
         return f"Client(group={self._group!r}, rank={self._rank}, {state})"
 
     def _create(
         self, definition: m.TableDefinition, timeout: float | None
     ) -> tuple[int, m.TableDefinition]:
         info = self._call(m.CreateTable(self._session, definition), self._timeout(timeout))
+        self._note_backup(info.definition)
         return info.table_id, info.definition
+
+    def _note_backup(self, definition: m.TableDefinition) -> None:
+        policy = from_json(definition.consistency)
+        if isinstance(policy, BSP) and definition.group == self._group:
+            self._backup = policy.backup
 
     def _call(self, message: m.Request[m.ReplyT], seconds: float) -> m.ReplyT:
         core = self._open_core()
@@ -418,11 +464,29 @@ class Client:
             return self._settings.gate_timeout
         return checked_seconds("timeout", timeout)
 
-    def _timeouts(self, timeout: float | None, gate_timeout: float | None) -> float:
-        """Return the seconds a gated call may take once its gate is open, which ASP's always is."""
+    def _pass_gate(
+        self, table: str, gate: Gate, timeout: float | None, gate_timeout: float | None
+    ) -> float:
+        """Wait until a gate is open; return the seconds that the call may then take."""
+        seconds = self._timeout(timeout)
         if gate_timeout is not None:
-            checked_seconds("gate_timeout", gate_timeout)
-        return self._timeout(timeout)
+            gate_seconds = checked_seconds("gate_timeout", gate_timeout)
+        elif timeout is not None:
+            began = time.monotonic()
+            self._steps.wait(table, gate, seconds)
+            return max(0.0, seconds - (time.monotonic() - began)) if gate else seconds
+        else:
+            gate_seconds = self._settings.gate_timeout
+        self._steps.wait(table, gate, gate_seconds)
+        return seconds
+
+    def _slowest(self) -> str:
+        """Say which worker of the group is behind the others, for errors."""
+        try:
+            status, _ = self._control.call(m.GetStatus(), SLOWEST_SECONDS)
+        except FastPSError as error:
+            return f"Who is slowest is not known: the scheduler did not say ({error})"
+        return describe_slowest(status.status, self._group)
 
 
 def join_embedded(

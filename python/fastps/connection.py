@@ -108,5 +108,5 @@ def connect(
         control.close()
         raise
     assert blob is not None
-    core = _core.Client(joined.session, boot_id, blob, address)
+    core = _core.Client(joined.session, boot_id, joined.clock, blob, address)
     return Client(control, core, joined, request.group, settings)

@@ -41,13 +41,17 @@ class EmbeddedCluster:
         boot_ids = [new_boot_id() for _ in range(num_servers)]
         self._servers = _core.EmbeddedCluster(boot_ids)
         self._lock = threading.Lock()
-        self._clients: weakref.WeakSet[_core.Client] = weakref.WeakSet()
+        self._clients: weakref.WeakValueDictionary[int, _core.Client] = (
+            weakref.WeakValueDictionary()  # by session
+        )
         self._n_open = 0
         self._latest_map = b""
         self.control = EmbeddedControl(
             num_servers,
             num_workers,
             self._install_map,
+            self._servers.close_rounds,
+            self._install_clocks,
             boot_ids=boot_ids,
             patience=Settings.from_environment().gate_timeout,
         )
@@ -59,10 +63,11 @@ class EmbeddedCluster:
         assert blob is not None
         core = _core.Client.embedded(self._servers, joined.session, blob)
         with self._lock:
-            self._clients.add(core)
+            self._clients[joined.session] = core
             self._n_open += 1
             latest = self._latest_map
         core.install_map(latest)  # it may have changed while this client was not on the list
+        self.control.beat(joined.session, joined.clock, 0)  # and so may the clocks
         return joined, core
 
     def leave(self) -> None:
@@ -77,6 +82,14 @@ class EmbeddedCluster:
         self._servers.install_map(blob)
         with self._lock:
             self._latest_map = blob
-            clients = list(self._clients)
+            clients = list(self._clients.values())
         for core in clients:
             core.install_map(blob)
+
+    def _install_clocks(
+        self, session: int, number: int, clock: int, minimum: int, rounds: int
+    ) -> None:
+        with self._lock:
+            core = self._clients.get(session)
+        if core is not None:
+            core.install_clocks(session, number, clock, minimum, rounds)

@@ -21,10 +21,17 @@ class Future(Generic[T]):
     surfaces at the client's next flush(), clock() or close().
     """
 
-    def __init__(self, ticket: _core.Ticket, finish: Callable[[Any], T], timeout: float) -> None:
+    def __init__(
+        self,
+        ticket: _core.Ticket,
+        finish: Callable[[Any], T],
+        timeout: float,
+        pass_gate: Callable[[float | None], float] | None = None,
+    ) -> None:
         self._ticket = ticket
         self._finish = finish
         self._timeout = timeout
+        self._pass_gate = pass_gate  # waits, and returns the seconds that are left for the call
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call and return what it brought.
@@ -32,16 +39,23 @@ class Future(Generic[T]):
         Parameters
         ----------
         timeout : float, optional
-            Seconds to wait; ``math.inf`` is legal. None: FASTPS_TIMEOUT.
+            Seconds to wait; ``math.inf`` is legal. None: FASTPS_TIMEOUT, counted from when the
+            table's consistency let the call through, which may take FASTPS_GATE_TIMEOUT.
 
         Raises
         ------
         FastPSTimeoutError
             The call has not ended yet; it goes on, and result() may be called again.
+        StalePullError
+            It has not even been let through.
         FastPSError
             The call failed.
         """
-        return self._finish(self._ticket.result(self._timeout if timeout is None else timeout))
+        if self._pass_gate is not None and not self._ticket.done():
+            seconds = self._pass_gate(timeout)
+        else:
+            seconds = self._timeout if timeout is None else timeout
+        return self._finish(self._ticket.result(seconds))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call and return its error, or None. Raises only `FastPSTimeoutError`."""

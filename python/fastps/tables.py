@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastps import _core, optimizers
+from fastps import _core, consistency, optimizers
+from fastps.consistency import ASP, Gate
 from fastps.errors import ConfigError, ShapeError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
+from fastps.steps import Turn
 
 if TYPE_CHECKING:
     from fastps.client import Client
@@ -32,6 +34,9 @@ class _Table:
         self._id = table_id
         self._definition = definition
         self._shape: Shape = definition.shape
+        self._policy = consistency.from_json(definition.consistency)
+        # Clocks are per group: another group's workers read ungated.
+        self._is_own = definition.group in (None, client.group)
 
     @property
     def name(self) -> str:
@@ -56,8 +61,11 @@ class _Table:
         -------
         dict
             ``rows``; ``bytes`` that the shards hold, room for growth included; ``bytes_per_row``
-            (0.0 without rows); ``shards``, a list of dicts with ``shard``, ``server``, ``rows``,
-            ``bytes`` and ``apply_index`` (changes applied so far).
+            (0.0 without rows); ``staleness``, ``{steps: pulls}`` of this client: how far its clock
+            was ahead of the slowest worker's when each pull was let through; ``shards``, a list of
+            dicts with ``shard``, ``server``, ``rows``, ``bytes`` and ``apply_index`` (changes
+            applied so far), under BSP also ``rounds`` (folded so far) and ``late_pushes`` (to
+            rounds that were closed without them).
 
         Raises
         ------
@@ -71,22 +79,26 @@ class _Table:
             "rows": rows,
             "bytes": size,
             "bytes_per_row": size / rows if rows else 0.0,
+            "staleness": self._client._steps.staleness_of(self.name),
             "shards": shards,
         }
 
-    def set_lr(self, lr: float, *, timeout: float | None = None) -> None:
+    def set_lr(
+        self, lr: float, *, timeout: float | None = None, gate_timeout: float | None = None
+    ) -> None:
         """Change the optimizer's learning rate on the servers, for everybody.
 
         Rows keep their values and their optimizer state. The new rate counts from the next gradient
-        on; pushes of this client that were acknowledged before used the former one. The table's
-        definition keeps the rate it was created with.
+        on; pushes of this client that were acknowledged before used the former one. Under BSP it
+        counts from the round of the current step on. The table's definition keeps the rate it was
+        created with.
 
         Parameters
         ----------
         lr : float
             In the range of the optimizer's own `lr`.
-        timeout : float, optional
-            Seconds; None: FASTPS_TIMEOUT.
+        timeout, gate_timeout : float, optional
+            As for `pull`.
 
         Raises
         ------
@@ -109,10 +121,70 @@ class _Table:
         """
         changed = optimizers.from_json(self._definition.optimizer).with_lr(lr)
         _, constants = changed.spec()
-        self._core().set_lr(self._id, constants[0], self._client._timeout(timeout))
+        turn = self._write_turn(timeout, gate_timeout)
+        self._core().set_lr(self._id, constants[0], turn.seconds, turn.step)
 
     def _core(self) -> _core.Client:
         return self._client._open_core()
+
+    # Each waits at the gate of its kind of call, if that is closed, and returns the call's place.
+
+    def _pull_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
+        gate = self._policy.pull_gate(self._client.clock_value) if self._is_own else Gate()
+        turn = self._passed(gate, timeout, gate_timeout)
+        self._client._steps.saw(self.name, gate)
+        return turn
+
+    def _push_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
+        self._note_write()
+        return self._passed(self._policy.push_gate(self._client.clock_value), timeout, gate_timeout)
+
+    def _write_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
+        self._note_write()
+        return self._passed(
+            self._policy.write_gate(self._client.clock_value), timeout, gate_timeout
+        )
+
+    def _passed(self, gate: Gate, timeout: float | None, gate_timeout: float | None) -> Turn:
+        seconds = self._client._pass_gate(self.name, gate, timeout, gate_timeout)
+        return self._turn(gate, seconds)
+
+    def _turn(self, gate: Gate, seconds: float) -> Turn:
+        if not self._is_own:
+            return Turn(0, Gate(), seconds)
+        return self._client._steps.turn(self._policy, gate, seconds)
+
+    def _note_write(self) -> None:
+        if not self._is_own and not isinstance(self._policy, ASP):
+            raise ConfigError(
+                f"table {self.name!r} is under {self._policy} of group {self._definition.group!r}: "
+                f"workers of group {self._client.group!r} may read it, but only tables under ASP "
+                "may be changed by other groups"
+            )
+        self._client._steps.wrote(self._policy)
+
+    def _pull_started(self, start: Callable[..., _core.Ticket], what: Any, finish: Any) -> Any:
+        gate = self._policy.pull_gate(self._client.clock_value) if self._is_own else Gate()
+        turn = self._turn(gate, self._client._timeout(None))
+        ticket = start(self._id, what, turn.seconds, turn.step, gate.minimum, gate.rounds)
+        self._client._steps.saw(self.name, gate)
+        return Future(ticket, finish, turn.seconds, self._gate_of(gate))
+
+    def _push_started(
+        self, start: Callable[..., _core.Ticket], what: Any, values: FloatArray
+    ) -> Future[None]:
+        self._note_write()
+        gate = self._policy.push_gate(self._client.clock_value) if self._is_own else Gate()
+        turn = self._turn(gate, self._client._timeout(None))
+        ticket = start(self._id, what, values, turn.seconds, turn.step, gate.minimum, gate.rounds)
+        return Future(ticket, lambda nothing: nothing, turn.seconds, self._gate_of(gate))
+
+    def _gate_of(self, gate: Gate) -> Callable[[float | None], float] | None:
+        """Return how a future waits at the gate, or None when there is none."""
+        if not gate:
+            return None
+        client = self._client
+        return lambda timeout: client._pass_gate(self.name, gate, timeout, None)
 
 
 class SparseTable(_Table):
@@ -141,8 +213,9 @@ class SparseTable(_Table):
         timeout : float, optional
             Seconds; None: FASTPS_TIMEOUT.
         gate_timeout : float, optional
-            Seconds to wait until the table's consistency lets the pull through; under ASP it
-            always does.
+            Seconds to wait until the table's consistency lets the pull through (under ASP it
+            always does); `timeout` counts from then on. None: FASTPS_GATE_TIMEOUT, or, when
+            `timeout` is given, that bounds both together.
 
         Returns
         -------
@@ -150,15 +223,15 @@ class SparseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         flat, shape = as_prepared(keys)
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        return self._shaped(self._core().pull(self._id, flat, seconds), shape)
+        turn = self._pull_turn(timeout, gate_timeout)
+        rows = self._core().pull(self._id, flat, turn.seconds, turn.step)
+        return self._shaped(rows, shape)
 
     def pull_async(self, keys: Any) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
         flat, shape = as_prepared(keys)
-        seconds = self._client._timeout(None)
-        ticket = self._core().pull_async(self._id, flat, seconds)
-        return Future(ticket, lambda rows: self._shaped(rows, shape), seconds)
+        start = self._core().pull_async
+        return self._pull_started(start, flat, lambda rows: self._shaped(rows, shape))
 
     def push(
         self,
@@ -189,15 +262,13 @@ class SparseTable(_Table):
             The outcome is unknown and `Client.flush` settles it: do not push again.
         """
         flat, values = self._prepared(keys, gradients, "gradients")
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        self._core().push(self._id, flat, values, seconds)
+        turn = self._push_turn(timeout, gate_timeout)
+        self._core().push(self._id, flat, values, turn.seconds, turn.step)
 
     def push_async(self, keys: Any, gradients: npt.ArrayLike) -> Future[None]:
         """Start a push; both arrays may be changed once this returns. Errors as for `push`."""
         flat, values = self._prepared(keys, gradients, "gradients")
-        seconds = self._client._timeout(None)
-        ticket = self._core().push_async(self._id, flat, values, seconds)
-        return Future(ticket, lambda nothing: nothing, seconds)
+        return self._push_started(self._core().push_async, flat, values)
 
     def assign(
         self,
@@ -212,8 +283,8 @@ class SparseTable(_Table):
         Of equal keys the last one wins. Parameters and errors as for `push`.
         """
         flat, checked = self._checked(keys, values, "values")
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        self._core().assign(self._id, flat, checked, seconds)
+        turn = self._write_turn(timeout, gate_timeout)
+        self._core().assign(self._id, flat, checked, turn.seconds, turn.step)
 
     def contains(self, keys: Any, *, timeout: float | None = None) -> npt.NDArray[np.bool_]:
         """Return which rows exist: bool, shape keys.shape."""
@@ -225,7 +296,8 @@ class SparseTable(_Table):
     ) -> int:
         """Remove rows with their optimizer state; return how many there were."""
         flat, _ = as_keys(keys)
-        return self._core().remove(self._id, flat, self._client._timeouts(timeout, gate_timeout))
+        turn = self._write_turn(timeout, gate_timeout)
+        return self._core().remove(self._id, flat, turn.seconds, turn.step)
 
     def __len__(self) -> int:
         return int(self.stats()["rows"])
@@ -339,15 +411,14 @@ class DenseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         numbers, shape = self._rows(rows)
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        return self._core().dense_pull(self._id, numbers, seconds).reshape(shape)
+        turn = self._pull_turn(timeout, gate_timeout)
+        return self._core().dense_pull(self._id, numbers, turn.seconds, turn.step).reshape(shape)
 
     def pull_async(self, *, rows: Any = None) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
         numbers, shape = self._rows(rows)
-        seconds = self._client._timeout(None)
-        ticket = self._core().dense_pull_async(self._id, numbers, seconds)
-        return Future(ticket, lambda values: values.reshape(shape), seconds)
+        start = self._core().dense_pull_async
+        return self._pull_started(start, numbers, lambda values: values.reshape(shape))
 
     def push(
         self,
@@ -369,15 +440,13 @@ class DenseTable(_Table):
             As for `SparseTable.push`, as are the errors.
         """
         numbers, values = self._checked(rows, gradient, "gradient")
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        self._core().dense_push(self._id, numbers, values, seconds)
+        turn = self._push_turn(timeout, gate_timeout)
+        self._core().dense_push(self._id, numbers, values, turn.seconds, turn.step)
 
     def push_async(self, gradient: npt.ArrayLike, *, rows: Any = None) -> Future[None]:
         """Start a push; the arrays may be changed once this returns. Errors as for `push`."""
         numbers, values = self._checked(rows, gradient, "gradient")
-        seconds = self._client._timeout(None)
-        ticket = self._core().dense_push_async(self._id, numbers, values, seconds)
-        return Future(ticket, lambda nothing: nothing, seconds)
+        return self._push_started(self._core().dense_push_async, numbers, values)
 
     def assign(
         self,
@@ -392,8 +461,8 @@ class DenseTable(_Table):
         Of equal rows the last one wins. Parameters and errors as for `push`.
         """
         numbers, checked = self._checked(rows, values, "values")
-        seconds = self._client._timeouts(timeout, gate_timeout)
-        self._core().dense_assign(self._id, numbers, checked, seconds)
+        turn = self._write_turn(timeout, gate_timeout)
+        self._core().dense_assign(self._id, numbers, checked, turn.seconds, turn.step)
 
     def __repr__(self) -> str:
         return f"DenseTable({self.name!r}, shape={self._shape})"

@@ -46,6 +46,9 @@ py::bytes EncodeBeat(const py::dict& dict) {
   heartbeat.map_version = MapVersion(dict["map_version"].cast<uint64_t>());
   heartbeat.rows = dict["rows"].cast<uint64_t>();
   heartbeat.requests = dict["requests"].cast<uint64_t>();
+  heartbeat.clock = dict["clock"].cast<uint64_t>();
+  heartbeat.busy_us = dict["busy_us"].cast<uint64_t>();
+  heartbeat.heard = dict["heard"].cast<uint64_t>();
   return py::bytes(EncodeHeartbeat(heartbeat));
 }
 
@@ -62,6 +65,9 @@ py::object DecodeBeat(const py::bytes& frame) {
   dict["map_version"] = heartbeat->map_version.value;
   dict["rows"] = heartbeat->rows;
   dict["requests"] = heartbeat->requests;
+  dict["clock"] = heartbeat->clock;
+  dict["busy_us"] = heartbeat->busy_us;
+  dict["heard"] = heartbeat->heard;
   return dict;
 }
 

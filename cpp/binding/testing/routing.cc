@@ -47,6 +47,10 @@ TableSpec SpecOfDict(const py::dict& table) {
   std::ranges::copy(constants, spec.rule.constants.begin());
   const auto [initializer, seed, a, b] = table["initializer"].cast<InitializerTuple>();
   spec.initializer = {static_cast<InitializerKind>(initializer), seed, a, b};
+  if (table.contains("rounds") && !table["rounds"].is_none()) {
+    const auto [group, first] = table["rounds"].cast<std::pair<uint32_t, uint64_t>>();
+    spec.rounds = {GroupId(group), Round(first)};
+  }
   return spec;
 }
 
@@ -58,6 +62,9 @@ py::dict DictOfSpec(const TableSpec& spec) {
   table["row_width"] = spec.row_width;
   table["n_rows"] = spec.n_rows;
   table["num_shards"] = spec.num_shards;
+  table["rounds"] =
+      spec.rounds ? py::object(py::make_tuple(spec.rounds->group.value, spec.rounds->first.value))
+                  : py::object(py::none());
   const std::vector<float> constants(spec.rule.constants.begin(), spec.rule.constants.end());
   table["rule"] = RuleTuple(static_cast<uint8_t>(spec.rule.kind), constants);
   table["initializer"] =

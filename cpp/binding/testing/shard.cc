@@ -41,32 +41,38 @@ class ShardUnderTest {
     Status status;
     rule_ = MakeUpdateRule(spec_.rule, ActiveKernels(), &status);
     testing::RequireOk(status);
-    shard_ = std::make_unique<Shard>(spec_.kind == TableKind::kSparse
-                                         ? MakeSparseShard(&spec_, rule_, &pool_)
-                                         : MakeDenseShard(&spec_, ShardId(shard), rule_, &pool_));
+    std::unique_ptr<ShardData> data = spec_.kind == TableKind::kSparse
+                                          ? MakeSparseShard(&spec_, rule_, &pool_)
+                                          : MakeDenseShard(&spec_, ShardId(shard), rule_, &pool_);
+    shard_ = spec_.rounds ? std::make_unique<Shard>(std::move(data), book_, spec_.rounds->first)
+                          : std::make_unique<Shard>(std::move(data));
   }
 
   std::pair<int, uint64_t> Apply(const std::string& kind, const KeyArray& selection,
                                  const std::optional<FloatArray>& values, uint64_t session,
-                                 uint64_t sequence) {
+                                 uint64_t sequence, std::optional<uint64_t> step) {
     const WriteResult result = shard_->Apply({KindOf(kind),
                                               SessionId(session),
                                               Sequence(sequence),
                                               SpanOf(selection),
                                               values ? SpanOf(*values) : std::span<const float>(),
-                                              {}});
+                                              {},
+                                              step ? Step(Round(*step)) : Step()});
     return {Number(result.code), result.detail};
   }
   int Check(const KeyArray& selection) {
     size_t n_values = 0;
     return Number(shard_->CountValues(SpanOf(selection), {}, &n_values));
   }
-  FloatArray Pull(const KeyArray& selection) {
+  // None while the pull must wait for a round.
+  std::optional<FloatArray> Pull(const KeyArray& selection, std::optional<uint64_t> step) {
     size_t n_values = 0;
     Require(shard_->CountValues(SpanOf(selection), {}, &n_values) == Code::kOk,
             "the selection does not fit");
     FloatArray values(static_cast<py::ssize_t>(n_values));
-    shard_->Pull(SpanOf(selection), {}, values.mutable_data());
+    const PullResult result = shard_->Pull(
+        SpanOf(selection), {}, step ? Step(Round(*step)) : Step(), values.mutable_data());
+    if (result.code == Code::kRetry) return std::nullopt;
     return values;
   }
   FlagArray Contains(const KeyArray& keys) {
@@ -85,6 +91,19 @@ class ShardUnderTest {
     const Shard::Figures figures = shard_->figures();
     return py::make_tuple(figures.rows, figures.bytes, figures.apply_index.value);
   }
+  // (rounds folded, late pushes)
+  std::pair<uint64_t, uint64_t> Rounds() {
+    const Shard::Figures figures = shard_->figures();
+    return {figures.folded.value, figures.n_late};
+  }
+  // Closes a round for the sessions given, by rank. The shard notices at the next call.
+  void CloseRound(uint64_t round, const std::vector<uint64_t>& sessions) {
+    std::vector<RoundMember> members;
+    for (const uint64_t session : sessions) {
+      members.push_back({Rank(static_cast<uint32_t>(members.size())), SessionId(session)});
+    }
+    book_->Close(Round(round), std::move(members));
+  }
   void ForgetAllBut(const std::set<uint64_t>& sessions) {
     shard_->ForgetSessions([&](SessionId session) { return sessions.contains(session.value); });
   }
@@ -95,6 +114,7 @@ class ShardUnderTest {
   const TableSpec spec_;
   PagePool pool_;
   std::shared_ptr<const UpdateRule> rule_;
+  const std::shared_ptr<RoundBook> book_ = std::make_shared<RoundBook>();
   std::unique_ptr<Shard> shard_;
 };
 
@@ -105,7 +125,7 @@ void BindShard(py::module_& m) {
       .def(py::init<const py::dict&, uint32_t>(), py::arg("table"), py::arg("shard"))
       .def("apply", &ShardUnderTest::Apply, py::arg("kind"), py::arg("selection"),
            py::arg("values"), py::arg("session") = 1, py::arg("sequence") = 0,
-           "(code, detail) of one write.")
+           py::arg("step") = py::none(), "(code, detail) of one write.")
       .def("check", &ShardUnderTest::Check, py::arg("selection"))
       .def(
           "value_count",
@@ -116,7 +136,10 @@ void BindShard(py::module_& m) {
           },
           py::arg("selection"))
       .def_property_readonly("is_sparse", [](ShardUnderTest& s) { return s.shard().is_sparse(); })
-      .def("pull", &ShardUnderTest::Pull, py::arg("selection"))
+      .def("pull", &ShardUnderTest::Pull, py::arg("selection"), py::arg("step") = py::none())
+      .def("rounds", &ShardUnderTest::Rounds, "(rounds folded, late pushes)")
+      .def("close_round", &ShardUnderTest::CloseRound, py::arg("round"), py::arg("sessions"))
+      .def("fold_closed", [](ShardUnderTest& s) { s.shard().FoldClosed(); })
       .def("contains", &ShardUnderTest::Contains, py::arg("keys"))
       .def("scan", &ShardUnderTest::Scan, py::arg("position"), py::arg("n_goal"),
            "(keys, values, next position, finished)")
