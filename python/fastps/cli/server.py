@@ -52,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from fastps.scheduler.messages import ProcessExited, RegisterServer
 
     settings = role.read_settings()
+    if settings.kernels is not None:
+        _core.force_kernels(settings.kernels)
     _libzmq.load()
     stop = threading.Event()
     role.on_stop_signals(stop.set)
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     registered, blob = control.call(register, settings.timeout)
     if blob is None:
         raise WireError(f"the scheduler at {arguments.scheduler} registered us without a map")
-    server.start(registered.server_id, blob, arguments.scheduler)
+    server.start(registered.server_id, blob, arguments.scheduler, registered.rounds)
     role.report_ready(arguments.ready_fd, "server", server.endpoints[0])
     stop.wait()
     # Without this word clients would wait until the silence is long enough.

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fastps import _core
 from fastps.cli.options import (
     DATA_THREADS_MAX,
     SERVERS_MAX,
@@ -73,7 +74,9 @@ def parse(arguments: list[str]) -> JobSpec:
     n_own = _n_own_arguments(parser, arguments)
     options = parser.parse_args(arguments[:n_own])
     try:
-        Settings.from_environment()  # workers would fail one by one
+        settings = Settings.from_environment()  # workers and servers would fail one by one
+        if settings.kernels is not None:
+            _core.force_kernels(settings.kernels)
     except FastPSError as error:
         parser.error(str(error))
     for name, there in (("replication", 1), ("on", "local")):
