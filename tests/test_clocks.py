@@ -150,18 +150,33 @@ def test_with_backup_a_round_closes_when_all_but_b_ended_it() -> None:
     assert (clocks.minimum, clocks.rounds) == (1, 2)
 
 
-def test_one_left_out_has_its_clock_moved_to_the_open_round_by_its_clock() -> None:
+def test_with_backup_the_fast_close_rounds_while_the_slow_do_not_move() -> None:
     clocks = _group(3, backup=1)
+    for clock in (1, 2, 3):
+        _report(clocks, clock, clock)
+        assert (clocks.minimum, clocks.rounds) == (0, clock)
+
+
+def test_one_left_out_has_its_clock_moved_to_the_open_round_by_its_clock() -> None:
+    clocks = _group(4, backup=2)
     _report(clocks, 4, 4)
     assert clocks.rounds == 4
     assert clocks.clock_of(2) == 0
     clocks.settle()
     assert clocks.report(2, 12, 1) == 1
     assert clocks.clock_of(2) == 4
+    assert clocks.minimum == 0
     assert clocks.settle()
-    assert clocks.minimum == 4
     log = [entry.members for _, entries in clocks._log.frames_after(0) for entry in entries]
     assert log == [((0, 10), (1, 11))] * 4
+
+
+def test_rounds_that_the_first_bsp_table_closes_are_before_it() -> None:
+    clocks = _group(2)
+    _report(clocks, 5)
+    clocks.keep_rounds(backup=1)
+    assert (clocks.minimum, clocks.rounds) == (0, 5)
+    assert clocks._log.newest == 0
 
 
 def test_a_backup_larger_than_the_group_waits_for_the_first() -> None:

@@ -94,6 +94,15 @@ def test_a_join_for_a_live_rank_ends_the_older_session_and_goes_on_at_its_clock(
     ]
 
 
+def test_a_replaced_rank_is_waited_for_all_the_time() -> None:
+    job, (first, second) = _bsp_job()
+    job.step(second, 3)
+    newer = job.join(0)
+    assert (newer.clock, newer.minimum, job.minimum()) == (0, 0, 0)
+    assert job.live_sessions() == [second.session, newer.session]
+    assert first.session not in job.live_sessions()
+
+
 def test_an_evicted_worker_counts_no_more_and_the_minimum_moves() -> None:
     """A worker silent for its lease is evicted ... then the minimum moves."""
     job, (first, second) = _bsp_job()
@@ -178,6 +187,14 @@ def test_one_that_waits_for_a_chunk_is_idle_and_returns_at_the_minimum() -> None
     job.step(second)
     assert job.minimum() == 3
     assert [len(members) for members in _members(job)] == [1, 1, 1]
+
+
+def test_one_that_is_given_a_chunk_at_once_was_never_idle() -> None:
+    job, (first, second) = _bsp_job()
+    job.step(second, 3)
+    ask = m.NextChunk(first.session, 1, 1, False, None, clean=True)
+    assert job.answer(ask) == m.Chunk(0, 0)
+    assert job.minimum() == 0
 
 
 def test_one_that_gives_up_waiting_counts_again() -> None:

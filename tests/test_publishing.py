@@ -147,6 +147,20 @@ def test_a_lost_server_cannot_hold_the_log_for_ever() -> None:
     assert status["servers"][1]["state"] == "lost (behind)"
 
 
+def test_rounds_wait_for_a_live_server_that_takes_none() -> None:
+    job, (worker,) = _job()
+    job.beat(worker, LOG_ENTRIES_MAX * 2)
+    for _ in range(100):
+        job.wait(0.1)
+        job.beat(worker)
+        job.beat_server(1, 0, heard=0)
+    assert job.minimum() == LOG_ENTRIES_MAX
+    job.beat_server(1, 0, heard=1000)
+    job.wait(0.1)
+    assert job.minimum() == LOG_ENTRIES_MAX + 1000
+    assert [server.lost for server in job.state.servers.all()] == [""]
+
+
 # Notices.
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastps.scheduler.clocks import ROUNDS_PER_STEP_MAX, GroupClocks
-from fastps.scheduler.rounds import FRAME_BYTES_MAX, Attendance, RoundEntry, RoundLog
+from fastps.scheduler.rounds import FRAME_BYTES_MAX, LOG_BYTES_MAX, Attendance, RoundEntry, RoundLog
 
 
 def test_a_round_has_whoever_ended_it_in_rank_order() -> None:
@@ -83,7 +83,7 @@ def test_a_full_log_holds_rounds_back() -> None:
     clocks.join(0)
     clocks.keep_rounds(0)
     clocks.report(0, 1, 1 << 40)
-    while log.room:
+    while log.has_room:
         assert clocks.advance()
     held = clocks.rounds
     assert clocks.advance()
@@ -91,6 +91,16 @@ def test_a_full_log_holds_rounds_back() -> None:
     log.forget_to(10)
     clocks.advance()
     assert clocks.rounds == held + 10
+
+
+def test_a_log_of_large_rounds_is_full_earlier() -> None:
+    log = RoundLog()
+    members = tuple((rank, rank) for rank in range(10_000))
+    while log.has_room:
+        log.append(RoundEntry(0, log.newest, members))
+    assert log.newest == LOG_BYTES_MAX // 160_032 + 1
+    log.forget_to(1)
+    assert log.has_room
 
 
 def test_the_log_is_cut_into_frames_and_forgets() -> None:

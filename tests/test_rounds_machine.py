@@ -184,6 +184,14 @@ class GroupMachine(RuleBasedStateMachine):
         assert self.clocks.minimum <= self.clocks.rounds
         if self.backup == 0:
             assert self.clocks.minimum == self.clocks.rounds
+        counting = [
+            self.clocks.clock_of(rank)
+            for rank in self.clocks.ranks()
+            if not self.clocks.is_idle(rank)
+        ]
+        needed = max(1, len(counting) - self.backup)
+        ended = sum(clock > self.clocks.rounds for clock in counting)
+        assert ended < needed, "a round is open that should be closed"
 
     @invariant()
     def each_round_closed_once_in_order_with_exactly_those_who_ended_it(self) -> None:

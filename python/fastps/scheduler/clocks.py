@@ -71,7 +71,7 @@ class GroupClocks:
     def join(self, rank: int) -> int:
         """Count a rank that came and return the clock it starts at.
 
-        That is max(minimum, the clock of the rank's ended session).
+        That is max(minimum, the clock of the rank's ended session). It is idle no more.
         """
         self.wake((rank,))
         if rank not in self._clocks:
@@ -114,9 +114,10 @@ class GroupClocks:
             # It went on without waiting to be told, for example after a timeout.
             self.wake((rank,))
         start = self._clocks[rank]
-        if clock > max(start, self.rounds):
-            self._attendance.add(rank, session, max(start, self.rounds), clock)
-        self._clocks[rank] = max(start, clock, self.rounds)
+        first = max(start, self.rounds)
+        if first < clock:
+            self._attendance.add(rank, session, first, clock)
+        self._clocks[rank] = max(first, clock)
         self._moved |= self._clocks[rank] != clock
         # Without backup workers only the slowest moves anything.
         if self.backup or start <= self.minimum:
@@ -147,7 +148,7 @@ class GroupClocks:
     # Rounds.
 
     def keep_rounds(self, backup: int) -> None:
-        """Log what is closed from now on: the group gets its first BSP table."""
+        """Log what is closed from now on: the group gets a BSP table, always of this backup."""
         self.backup = backup
         self.advance()
         self.keeps_rounds = True
@@ -164,17 +165,11 @@ class GroupClocks:
         # Round c closes when so many have ended it, so at the clock that so many have reached.
         needed = max(1, len(counted) - self.backup)
         closable = sorted(counted)[-needed] if self.backup else lowest
-        rounds = max(self.rounds, closable)
-        if self.keeps_rounds:
-            rounds = min(rounds, self.rounds + min(ROUNDS_PER_STEP_MAX, self._log.room))
-            for closing in range(self.rounds, rounds):
-                members = self._attendance.members(closing)
-                self._log.append(RoundEntry(self._group, closing, members))
-        if rounds > self.rounds:
-            self.rounds = rounds
-            self._attendance.forget_below(rounds)
-        self.minimum = max(self.minimum, min(lowest, rounds))
-        return rounds < closable
+        if closable > self.rounds:
+            self.rounds = self._log_rounds(closable) if self.keeps_rounds else closable
+            self._attendance.forget_below(self.rounds)
+        self.minimum = max(self.minimum, min(lowest, self.rounds))
+        return self.rounds < closable
 
     def settle(self) -> bool:
         """Whether minimum, rounds or a clock moved since the last call; then `notice` rises."""
@@ -183,3 +178,13 @@ class GroupClocks:
         self._told, self._moved = now, False
         self.notice += changed
         return changed
+
+    def _log_rounds(self, closable: int) -> int:
+        """Put rounds below `closable` into the log; return up to where it was done."""
+        last = min(closable, self.rounds + ROUNDS_PER_STEP_MAX)
+        for closing in range(self.rounds, last):
+            if not self._log.has_room:
+                return closing
+            members = self._attendance.members(closing)
+            self._log.append(RoundEntry(self._group, closing, members))
+        return last

@@ -90,10 +90,9 @@ class Group:
         return self._return_chunks(session) + self._drop(rank)
 
     def replace(self, rank: int) -> list[Released]:
-        """End the rank's live session while a newer one is on its way: the rank still counts."""
+        """End the rank's live session; the rank still counts, for join or expect_again follows."""
         session = self.live.pop(rank)
         self.barriers.leave(rank)
-        self.clocks.wake((rank,))
         return self._return_chunks(session)
 
     def expect_again(self, rank: int, now: float) -> None:

@@ -48,7 +48,7 @@ class Publisher:
         assert member.peer is not None
         return [PublishMap((member.peer,))]
 
-    def late_rounds(self, server: Server, beat: Beat, returned: bool, now: float) -> list[Action]:
+    def late_rounds(self, server: Server, beat: Beat, now: float) -> list[Action]:
         """Return the rounds that a server has missed, by what its heartbeat says."""
         log = self._facts.round_log
         heard = min(beat.heard, log.newest)
@@ -57,7 +57,7 @@ class Publisher:
             server.rounds_sent = max(server.rounds_sent, heard)
             self.forget_rounds()
         overdue = now - server.rounds_moved_at >= RESEND_SECONDS
-        if returned or (server.rounds_heard < server.rounds_sent and overdue):
+        if server.rounds_heard < server.rounds_sent and overdue:
             server.rounds_sent = server.rounds_heard
         return self._rounds_for([server], now)
 
@@ -78,7 +78,7 @@ class Publisher:
         """Forget the rounds that all servers have which may still come back."""
         log = self._facts.round_log
         needing = [server for server in self._facts.servers.all() if server.may_return]
-        if log.room == 0:
+        if not log.has_room:
             # Lost servers must not hold up the live ones for ever.
             for server in needing:
                 if server.lost and server.rounds_heard <= log.forgotten:

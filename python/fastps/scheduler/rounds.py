@@ -21,8 +21,10 @@ FRAME_BYTES_MAX = 1 << 20
 ENTRY_BYTES = 32
 MEMBER_BYTES = 16
 
-# Rounds are not closed faster than live servers take them in: the log is bounded.
+# Rounds are not closed faster than live servers take them in: the log is bounded. An honest log has
+# a handful of entries, since a worker has two rounds open at most.
 LOG_ENTRIES_MAX = 1 << 16
+LOG_BYTES_MAX = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -91,18 +93,20 @@ class RoundLog:
         self.newest = 0
         self.forgotten = 0
         self._entries: deque[RoundEntry] = deque()
+        self._bytes = 0
 
     @property
-    def room(self) -> int:
-        """How many entries may be made now."""
-        return LOG_ENTRIES_MAX - len(self._entries)
+    def has_room(self) -> bool:
+        """Whether one more entry may be made now."""
+        return len(self._entries) < LOG_ENTRIES_MAX and self._bytes < LOG_BYTES_MAX
 
     def append(self, entry: RoundEntry) -> None:
         """Add the newest entry.
 
-        Requires: room > 0.
+        Requires: has_room.
         """
         self.newest += 1
+        self._bytes += _bytes_of(entry)
         self._entries.append(entry)
 
     def frames_after(self, number: int) -> list[tuple[int, tuple[RoundEntry, ...]]]:
@@ -118,7 +122,7 @@ class RoundLog:
         size = 0
         for at in range(number - self.forgotten, len(self._entries)):
             entry = self._entries[at]
-            entry_bytes = ENTRY_BYTES + MEMBER_BYTES * len(entry.members)
+            entry_bytes = _bytes_of(entry)
             if pending and size + entry_bytes > FRAME_BYTES_MAX:
                 frames.append((number + 1, tuple(pending)))
                 number += len(pending)
@@ -132,5 +136,9 @@ class RoundLog:
     def forget_to(self, number: int) -> None:
         """Forget the entries up to this number: nobody needs them any more."""
         while self.forgotten < min(number, self.newest):
-            self._entries.popleft()
+            self._bytes -= _bytes_of(self._entries.popleft())
             self.forgotten += 1
+
+
+def _bytes_of(entry: RoundEntry) -> int:
+    return ENTRY_BYTES + MEMBER_BYTES * len(entry.members)

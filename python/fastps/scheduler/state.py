@@ -113,11 +113,10 @@ class SchedulerState(Facts):
         member.requests = beat.requests
         actions = self._publisher.late_map(member, beat, now)
         if isinstance(member, Server):
-            returned = self.servers.heard(member, now)
-            if returned:
+            if self.servers.heard(member, now):
                 self.bump()
             member.rows = beat.rows
-            actions += self._publisher.late_rounds(member, beat, returned, now)
+            actions += self._publisher.late_rounds(member, beat, now)
             return self._finish(actions, now)
         self._workers.heard(member, beat, now)
         actions = self._finish(actions, now)

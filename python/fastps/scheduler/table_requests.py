@@ -126,6 +126,5 @@ class TableRequests:
         if not isinstance(consistency, BSP):
             return None
         clocks = self._facts.groups[group].clocks
-        if not clocks.keeps_rounds:
-            clocks.keep_rounds(consistency.backup)
+        clocks.keep_rounds(consistency.backup)
         return self._facts.groups[group].number, clocks.rounds
