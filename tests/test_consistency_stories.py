@@ -159,6 +159,25 @@ def test_one_that_waits_with_unclocked_pushes_still_counts() -> None:
     assert group["in_barrier"] == [0]
 
 
+def test_a_request_that_overtakes_the_heartbeat_of_its_step_says_the_clock() -> None:
+    job, (first, second) = _bsp_job()
+    waiting = job.ask(m.Barrier(first.session, 1, clean=True, clock=1))
+    job.step(second)
+    job.beat(first, 1)  # late; it is idle all the same
+    job.step(second)
+    assert job.minimum() == 2
+    job.answer(m.Barrier(second.session, 1, clean=True, clock=3))
+    assert job.answers[waiting].message == m.Passed(3)
+    holder = m.NextChunk(second.session, 1, 1, False, None)
+    job.answer(holder)
+    job.ask(m.NextChunk(first.session, 1, 1, False, None, clean=True, clock=4))
+    job.answer(m.Leave(second.session, clock=5, busy_us=20))
+    both, alone = {first.session, second.session}, {second.session}
+    assert _members(job) == [both, alone, alone, both, alone]
+    times = job.answer(m.GetStatus()).status["groups"][0]["step_times"]
+    assert times[1]["steps"] == 5
+
+
 def test_a_barrier_makes_all_live_again_in_one_step() -> None:
     job, (first, second, third) = _bsp_job(workers=3)
     job.step(first, 1)

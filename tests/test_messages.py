@@ -163,7 +163,7 @@ def test_what_json_parsers_let_through_is_refused(data: bytes) -> None:
     ],
 )
 def test_the_values_of_an_object_have_a_type(staleness: object, said: str) -> None:
-    body = {"session": 1, "staleness": staleness, "late": 0}
+    body = {**dataclasses.asdict(m.Leave(1)), "staleness": staleness}
     with pytest.raises(WireError, match=said):
         m.decode(_envelope(type="Leave", body=body))
 

@@ -196,13 +196,16 @@ class Leave(Request[Done]):
     """A worker's last word; also right for a session that has ended.
 
     ``staleness`` is ``{table: {steps as text: pulls}}``, what its pulls saw; ``late`` how many of
-    its pushes came for rounds that were closed without it.
+    its pushes came for rounds that were closed without it. ``clock`` and ``busy_us`` are what its
+    last heartbeat says, which may be behind this message.
     """
 
     reply: ClassVar[type[Message]] = Done
     session: int
     staleness: dict[str, dict[str, int]] = field(default_factory=dict)
     late: int = 0
+    clock: int = 0
+    busy_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -227,21 +230,23 @@ class LookupTable(Request[TableInfo]):
 class Barrier(Request[Passed]):
     """Withheld until all live and still expected workers of the group are in barrier ``number``.
 
-    ``clean``: the session pushed, assigned, removed nothing since its last step, so while it waits
-    nobody needs to wait for it.
+    ``clean``: the session pushed, assigned, removed nothing since it ended step ``clock`` - 1, so
+    while it waits nobody needs to wait for it. The heartbeat that says the same of its clock may be
+    behind this message.
     """
 
     reply: ClassVar[type[Message]] = Passed
     session: int
     number: int
     clean: bool = False
+    clock: int = 0
 
 
 @dataclass(frozen=True)
 class NextChunk(Request[Chunk]):
     """Marks ``done`` as done and asks for the next item. Withheld while there is none to give.
 
-    ``clean`` as in `Barrier`.
+    ``clean`` and ``clock`` as in `Barrier`.
     """
 
     reply: ClassVar[type[Message]] = Chunk
@@ -251,6 +256,7 @@ class NextChunk(Request[Chunk]):
     deterministic: bool
     done: int | None
     clean: bool = False
+    clock: int = 0
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class Workers:
         session = self._facts.sessions.find(asked.session)
         actions: list[Action] = []
         if session is not None:
+            self._group_at(session, asked.clock, asked.busy_us)
             sums = self._facts.groups[session.group].staleness
             sums.add(asked.staleness, asked.late, self._facts.tables)
             actions = self._end(session, "has left")
@@ -105,13 +106,13 @@ class Workers:
     def heard(self, session: Session, beat: Beat, now: float) -> None:
         """Take in what a live session's heartbeat says of its steps."""
         session.last_seen = now
-        group = self._facts.groups[session.group]
-        group.report(session.rank, beat.clock, beat.busy_us, session.times)
+        self._group_at(session, beat.clock, beat.busy_us)
 
     def barrier(self, ticket: Ticket, asked: m.Barrier, now: float) -> list[Action]:
         """Put a session into its group's barrier."""
         session = self._facts.live_session(asked.session)
-        return _replies(self._facts.groups[session.group].barrier(session.rank, asked, ticket))
+        group = self._group_at(session, asked.clock)
+        return _replies(group.barrier(session.rank, asked, ticket))
 
     def stop_waiting(self, ticket: Ticket, asked: m.StopWaiting, now: float) -> list[Action]:
         """Take a session out of its group's barrier."""
@@ -122,13 +123,24 @@ class Workers:
         """Give a session its next item, or let it wait."""
         session = self._facts.live_session(asked.session)
         worker = Worker(session.session, session.rank)
-        return _replies(self._facts.groups[session.group].next_chunk(worker, asked, ticket))
+        group = self._group_at(session, asked.clock)
+        return _replies(group.next_chunk(worker, asked, ticket))
 
     def return_chunk(self, ticket: Ticket, asked: m.ReturnChunk, now: float) -> list[Action]:
         """Take an item back."""
         session = self._facts.live_session(asked.session)
         worker = Worker(session.session, session.rank)
         return _replies(self._facts.groups[session.group].return_chunk(worker, asked, ticket))
+
+    def _group_at(self, session: Session, clock: int, busy_us: int = 0) -> Group:
+        """Return the group of a live session, after taking in how far the session is.
+
+        Heartbeats and requests come on two connections. So a request says the clock that it rests
+        on: one that is idle, or gone, must not have ended a step that nobody heard of.
+        """
+        group = self._facts.groups[session.group]
+        group.report(session.rank, clock, busy_us, session.times)
+        return group
 
     def _joined(self, session: Session, group: Group) -> m.Joined:
         shape, clocks = self._facts.shape, group.clocks
