@@ -48,10 +48,14 @@ def scheduler() -> Iterator[Scheduler]:
     running.end()
 
 
+def _ignore(*_: object) -> None:
+    """Take news of an embedded scheduler."""
+
+
 @pytest.fixture(params=["socket", "embedded"])
 def control(request: pytest.FixtureRequest) -> Iterator[Control]:
     if request.param == "embedded":
-        embedded = EmbeddedControl(1, 2, lambda _: None)
+        embedded = EmbeddedControl(1, 2, _ignore, _ignore, _ignore)
         yield embedded
         embedded.close()
     else:
@@ -180,7 +184,7 @@ def test_nobody_at_the_address() -> None:
 
 
 def test_a_request_is_sent_again_until_it_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastps.control.RESEND_SECONDS", 0.2)
+    monkeypatch.setattr("fastps.control.sockets.RESEND_SECONDS", 0.2)
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.linger = 0
@@ -270,7 +274,7 @@ def test_a_fault_of_ours_does_not_end_the_scheduler(
 
 def test_embedded_maps_come_in_order_and_before_the_answer() -> None:
     maps: list[bytes] = []
-    control = EmbeddedControl(2, 1, maps.append)
+    control = EmbeddedControl(2, 1, maps.append, _ignore, _ignore)
     assert len(maps) == 1
     joined = join(control)
     n_before = len(maps)
