@@ -32,6 +32,7 @@ PYTHON_FLOORS = [
     {"data", "scheduler"},
     {"arguments", "control"},
     {"embedded", "keys"},
+    {"steps"},
     {"tables"},
     {"client"},
     {"connection"},

@@ -171,11 +171,11 @@ def test_stats_report_each_shard() -> None:
     call = new_call("stats", n_servers=2)
     for message in range(2):
         n = len(call.parts_of(message))
-        assert answer(call, message, keys=uint64s(range(100, 100 + 3 * n)))
+        assert answer(call, message, keys=uint64s(range(100, 100 + 5 * n)))
     assert call.code == OK
     assert [shard for shard, _, _ in call.reports()] == list(range(6))
     assert [server for _, server, _ in call.reports()] == [0, 0, 0, 1, 1, 1]
-    assert [rows for _, _, rows in call.reports()] == [100, 103, 106] * 2
+    assert [rows for _, _, rows in call.reports()] == [100, 105, 110] * 2
     call = new_call("stats")
     assert answer(call, keys=uint64s([1, 2]))
     assert call.code == MALFORMED

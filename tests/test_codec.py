@@ -109,6 +109,7 @@ def cluster_map(**fields: Any) -> dict[str, Any]:
                 "initializer": (1, 0, 0.0, 0.0),
                 "placement": [1],
                 "views": [1],
+                "rounds": (0, 6),
             },
         ],
         **fields,
@@ -125,8 +126,28 @@ def heartbeat(**fields: Any) -> dict[str, Any]:
         "map_version": 4,
         "rows": 1000,
         "requests": 2000,
+        "clock": 0,
+        "busy_us": 0,
+        "heard": 9,
         **fields,
     }
+
+
+CLOCK_NOTICE = {
+    "cluster_id": 0xC1,
+    "session": 2**40,
+    "number": 9,
+    "clock": 7,
+    "minimum": 5,
+    "rounds": 6,
+    "map_version": 4,
+}
+ROUNDS_NOTICE = {
+    "cluster_id": 0xC1,
+    "map_version": 4,
+    "first_number": 8,
+    "rounds": [(0, 5, [(0, 11), (2, 2**40)]), (1, 2, [])],
+}
 
 
 # The messages that FORMAT.md shows and the golden files hold.
@@ -165,14 +186,23 @@ EXAMPLES: dict[str, Callable[[], Frames]] = {
         request(op=OPS["stats"], parts=[(0, 1, 0, 0, 0), (1, 1, 0, 0, 0)])
     ),
     "stats_reply": lambda: _core_test.encode_reply(
-        reply(parts=[(0, 0, 3, 0, 0), (1, 0, 3, 0, 0)], keys=uint64s([10, 4096, 2, 20, 8192, 4]))
+        reply(
+            parts=[(0, 0, 5, 0, 0), (1, 0, 5, 0, 0)],
+            keys=uint64s([10, 4096, 2, 6, 0, 20, 8192, 4, 6, 1]),
+        )
     ),
     "moved_reply": lambda: _core_test.encode_reply(reply(parts=[(2, 2, 0, 0, 0)])),
     "wrong_cluster_reply": lambda: _core_test.encode_reply(reply(code=25)),
     "cluster_map": lambda: [_core_test.encode_map(cluster_map())],
     "server_heartbeat": lambda: [_core_test.encode_heartbeat(heartbeat())],
-    "worker_heartbeat": lambda: [_core_test.encode_heartbeat(heartbeat(role=2, id=2**40, rows=0))],
+    "worker_heartbeat": lambda: [_core_test.encode_heartbeat(worker_heartbeat())],
+    "clock_notice": lambda: [_core_test.encode_clock_notice(CLOCK_NOTICE)],
+    "rounds_notice": lambda: [_core_test.encode_rounds_notice(ROUNDS_NOTICE)],
 }
+
+
+def worker_heartbeat() -> dict[str, Any]:
+    return heartbeat(role=2, id=2**40, rows=0, clock=7, busy_us=123456)
 
 
 def decode(name: str, frames: Frames, offset: int = 0) -> Any:
@@ -184,6 +214,8 @@ def decode(name: str, frames: Frames, offset: int = 0) -> Any:
     (frame,) = frames
     if name == "cluster_map":
         return _core_test.decode_map(frame)
+    if name.endswith("_notice"):
+        return getattr(_core_test, f"decode_{name}")(frame)
     return _core_test.decode_heartbeat(frame)
 
 
@@ -192,6 +224,8 @@ def encode(name: str, message: Any) -> Frames:
         return list(_core_test.encode_request(message))
     if name.endswith("_reply"):
         return list(_core_test.encode_reply(message))
+    if name.endswith("_notice"):
+        return [getattr(_core_test, f"encode_{name}")(message)]
     return [
         _core_test.encode_map(message)
         if name == "cluster_map"
@@ -379,6 +413,7 @@ def tables(draw: Any, table_id: int, servers: list[int]) -> dict[str, Any]:
         "initializer": (draw(st.integers(0, 255)), draw(u64), draw(finite), draw(finite)),
         "placement": [draw(st.sampled_from(servers)) for _ in range(num_shards)],
         "views": [draw(u32) for _ in range(num_shards)],
+        "rounds": draw(st.none() | st.tuples(u32, u64)),
     }
 
 
@@ -426,7 +461,7 @@ def test_a_map_comes_back(message: dict[str, Any]) -> None:
     assert _core_test.decode_map(_core_test.encode_map(message)) == as_decoded(message)
 
 
-@given(st.sampled_from([1, 2]), u64, boot_ids, u64, u32, u64, u64, u64)
+@given(st.sampled_from([1, 2]), u64, boot_ids, u64, u32, u64, u64, u64, u64, u64, u64)
 def test_a_heartbeat_comes_back(
     role: int,
     id_: int,
@@ -436,6 +471,9 @@ def test_a_heartbeat_comes_back(
     map_version: int,
     rows: int,
     requests: int,
+    clock: int,
+    busy_us: int,
+    heard: int,
 ) -> None:
     message = {
         "role": role,
@@ -446,10 +484,53 @@ def test_a_heartbeat_comes_back(
         "map_version": map_version,
         "rows": rows,
         "requests": requests,
+        "clock": clock,
+        "busy_us": busy_us,
+        "heard": heard,
     }
     frame = _core_test.encode_heartbeat(message)
     assert frame.startswith(b"FPH1")
     assert _core_test.decode_heartbeat(frame) == message
+
+
+@given(st.fixed_dictionaries(dict.fromkeys(CLOCK_NOTICE, u64)))
+def test_a_clock_notice_comes_back(message: dict[str, int]) -> None:
+    frame = _core_test.encode_clock_notice(message)
+    assert frame.startswith(b"FPC1")
+    assert _core_test.decode_clock_notice(frame) == message
+    assert _core_test.decode_rounds_notice(frame) is None
+
+
+members_by_rank = st.lists(st.tuples(u32, u64), max_size=4).map(sorted)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "cluster_id": u64,
+            "map_version": u64,
+            "first_number": u64.filter(bool),
+            "rounds": st.lists(st.tuples(u32, u64, members_by_rank), max_size=4),
+        }
+    )
+)
+def test_closed_rounds_come_back(message: dict[str, Any]) -> None:
+    frame = _core_test.encode_rounds_notice(message)
+    assert frame.startswith(b"FPR1")
+    assert _core_test.decode_rounds_notice(frame) == message
+    assert _core_test.decode_clock_notice(frame) is None
+
+
+def test_rounds_against_the_rules_are_refused() -> None:
+    for wrong in (
+        {"first_number": 0},
+        {"rounds": [(0, 5, [(2, 1), (0, 2)])]},  # not by rank
+    ):
+        frame = _core_test.encode_rounds_notice({**ROUNDS_NOTICE, **wrong})
+        assert _core_test.decode_rounds_notice(frame) is None
+    frame = bytearray(_core_test.encode_rounds_notice(ROUNDS_NOTICE))
+    frame[28:32] = b"\xff" * 4  # so many rounds are not there, and none is made room for
+    assert _core_test.decode_rounds_notice(bytes(frame)) is None
 
 
 def test_a_map_frame_is_a_tag_and_a_map() -> None:

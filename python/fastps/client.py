@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -77,7 +78,7 @@ class Client:
         self._barriers = joined.barrier
         self._passes = 0
         self._backup = 0  # of the group, as far as this client's tables tell
-        self._steps = Steps(core, joined.clock, self._slowest)
+        self._steps = Steps(core, joined.clock, partial(_slowest, control, group))
         core.install_clocks(
             joined.session, joined.notice, joined.clock, joined.minimum, joined.rounds
         )
@@ -480,13 +481,15 @@ class Client:
         self._steps.wait(table, gate, gate_seconds)
         return seconds
 
-    def _slowest(self) -> str:
-        """Say which worker of the group is behind the others, for errors."""
-        try:
-            status, _ = self._control.call(m.GetStatus(), SLOWEST_SECONDS)
-        except FastPSError as error:
-            return f"Who is slowest is not known: the scheduler did not say ({error})"
-        return describe_slowest(status.status, self._group)
+
+
+def _slowest(control: Control, group: str) -> str:
+    """Say which worker of the group is behind the others, for errors."""
+    try:
+        reply, _ = control.call(m.GetStatus(), SLOWEST_SECONDS)
+    except FastPSError as error:
+        return f"Who is slowest is not known: the scheduler did not say ({error})"
+    return describe_slowest(reply.status, group)
 
 
 def join_embedded(

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "binding/testing/testing.h"
+#include "wire/notices.h"
 
 namespace py = pybind11;
 
@@ -71,6 +72,65 @@ py::object DecodeBeat(const py::bytes& frame) {
   return dict;
 }
 
+py::bytes EncodeClocks(const py::dict& dict) {
+  const auto field = [&](const char* name) { return dict[name].cast<uint64_t>(); };
+  return py::bytes(EncodeClockNotice({ClusterId(field("cluster_id")), SessionId(field("session")),
+                                      field("number"), field("clock"), field("minimum"),
+                                      field("rounds"), MapVersion(field("map_version"))}));
+}
+
+py::object DecodeClocks(const py::bytes& frame) {
+  const ExactCopy copy{std::string_view(frame)};
+  const std::optional<ClockNotice> notice = DecodeClockNotice(copy.bytes());
+  if (!notice) return py::none();
+  py::dict dict;
+  dict["cluster_id"] = notice->cluster_id.value;
+  dict["session"] = notice->session.value;
+  dict["number"] = notice->number;
+  dict["clock"] = notice->clock;
+  dict["minimum"] = notice->minimum;
+  dict["rounds"] = notice->rounds;
+  dict["map_version"] = notice->map_version.value;
+  return dict;
+}
+
+// (group, round, [(rank, session)])
+using RoundTuple = std::tuple<uint32_t, uint64_t, std::vector<std::pair<uint32_t, uint64_t>>>;
+
+py::bytes EncodeRounds(const py::dict& dict) {
+  RoundsNotice notice{ClusterId(dict["cluster_id"].cast<uint64_t>()),
+                      MapVersion(dict["map_version"].cast<uint64_t>()),
+                      dict["first_number"].cast<uint64_t>(),
+                      {}};
+  for (const auto& [group, round, members] : dict["rounds"].cast<std::vector<RoundTuple>>()) {
+    ClosedRound& closed = notice.rounds.emplace_back(ClosedRound{GroupId(group), Round(round), {}});
+    for (const auto& [rank, session] : members) {
+      closed.members.push_back({Rank(rank), SessionId(session)});
+    }
+  }
+  return py::bytes(EncodeRoundsNotice(notice));
+}
+
+py::object DecodeRounds(const py::bytes& frame) {
+  const ExactCopy copy{std::string_view(frame)};
+  const std::optional<RoundsNotice> notice = DecodeRoundsNotice(copy.bytes());
+  if (!notice) return py::none();
+  std::vector<RoundTuple> rounds;
+  for (const ClosedRound& closed : notice->rounds) {
+    std::vector<std::pair<uint32_t, uint64_t>> members;
+    for (const RoundMember& member : closed.members) {
+      members.emplace_back(member.rank.value, member.session.value);
+    }
+    rounds.emplace_back(closed.group.value, closed.round.value, std::move(members));
+  }
+  py::dict dict;
+  dict["cluster_id"] = notice->cluster_id.value;
+  dict["map_version"] = notice->map_version.value;
+  dict["first_number"] = notice->first_number;
+  dict["rounds"] = rounds;
+  return dict;
+}
+
 py::object MapBytesOf(const py::bytes& frame) {
   const ExactCopy copy{std::string_view(frame)};
   const std::optional<Bytes> map = MapOfFrame(copy.bytes());
@@ -86,6 +146,10 @@ void BindMapCodec(py::module_& m) {
       [](const py::dict& map) { return py::bytes(EncodeClusterMap(testing::MapOfDict(map))); },
       py::arg("map"));
   m.def("decode_map", &DecodeMap, py::arg("blob"), "Names and endpoints come back as bytes.");
+  m.def("encode_clock_notice", &EncodeClocks, py::arg("notice"));
+  m.def("decode_clock_notice", &DecodeClocks, py::arg("frame"));
+  m.def("encode_rounds_notice", &EncodeRounds, py::arg("notice"));
+  m.def("decode_rounds_notice", &DecodeRounds, py::arg("frame"));
   m.def("encode_heartbeat", &EncodeBeat, py::arg("heartbeat"));
   m.def("decode_heartbeat", &DecodeBeat, py::arg("frame"));
   m.def("map_of_frame", &MapBytesOf, py::arg("frame"));
