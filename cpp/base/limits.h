@@ -55,7 +55,7 @@ static_assert(kClientBytesInFlightMax >= 2 * kLaneBytesInFlightMax);
 inline constexpr int64_t kResendAfterMs = 2000;
 inline constexpr int64_t kResendAfterMsMax = 16000;
 // A RETRY answer is sent again after this pause.
-inline constexpr int64_t kRetryPauseMs = 5;
+inline constexpr int64_t kRetryPauseMs = 1;
 
 inline constexpr int64_t kHeartbeatIntervalMs = 200;
 inline constexpr int64_t kHandshakeMs = 2000;  // ZMQ_HANDSHAKE_IVL

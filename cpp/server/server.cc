@@ -3,6 +3,7 @@
 #include <span>
 #include <utility>
 
+#include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "wire/codec.h"
@@ -77,14 +78,20 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
   for (ZmqSocket& socket : sockets_) {
     threads_.emplace_back([this, &socket] { RunDataThread(&socket); });
   }
-  const auto heartbeat = [this, id, cluster_id, incarnation] {
+  // Counting rows takes every shard's lock; heartbeats may follow each other closely.
+  const auto heartbeat = [this, id, cluster_id, incarnation, rows = uint64_t{0},
+                          count_at_ms = int64_t{0}]() mutable {
+    if (NowMs() >= count_at_ms) {
+      rows = handler_.n_rows();
+      count_at_ms = NowMs() + limits::kHeartbeatIntervalMs;
+    }
     return Heartbeat{.role = Role::kServer,
                      .id = id.value,
                      .boot_id = handler_.boot_id(),
                      .cluster_id = cluster_id,
                      .incarnation = incarnation,
                      .map_version = handler_.map_version(),
-                     .rows = handler_.n_rows(),
+                     .rows = rows,
                      .requests = handler_.n_requests(),
                      .heard = handler_.heard()};
   };

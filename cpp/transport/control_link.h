@@ -37,7 +37,7 @@ class ControlLink {
 
   const ZmqRuntime& runtime_;
   const std::string scheduler_;
-  const std::function<Heartbeat()> heartbeat_;
+  std::function<Heartbeat()> heartbeat_;
   const std::function<void(std::shared_ptr<const ClusterMap>)> on_map_;
   const std::function<void(Bytes)> on_notice_;
   Waker waker_;

@@ -8,12 +8,14 @@ from typing import Protocol
 
 from fastps.errors import FastPSError, ServerLostError
 from fastps.scheduler.messages import Error, Message
+from fastps.scheduler.records import Record
 from fastps.scheduler.rounds import RoundEntry
 
 __all__ = [
     "Action",
     "Beat",
     "JobShape",
+    "Persist",
     "PublishClocks",
     "PublishMap",
     "PublishRounds",
@@ -52,6 +54,13 @@ class JobShape:
     lease: float = 10.0
     patience: float = 600.0
     embedded: bool = False
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Write these records to the journal, if there is one, before anything else of the step."""
+
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True)
@@ -114,10 +123,10 @@ class Stop:
     """The job is over."""
 
 
-Action = Reply | PublishMap | PublishRounds | PublishClocks | Stop
+Action = Persist | Reply | PublishMap | PublishRounds | PublishClocks | Stop
 
 # What is told later rests on what is told earlier.
-_ORDER = (PublishMap, PublishRounds, PublishClocks, Reply, Stop)
+_ORDER = (Persist, PublishMap, PublishRounds, PublishClocks, Reply, Stop)
 
 
 def in_order(actions: list[Action]) -> list[Action]:

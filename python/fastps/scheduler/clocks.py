@@ -10,7 +10,7 @@ Pure: no thread, no socket, no time. Not thread-safe; the scheduler's one thread
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from fastps.scheduler.rounds import Attendance, RoundEntry, RoundLog
 
@@ -178,6 +178,34 @@ class GroupClocks:
         self._told, self._moved = now, False
         self.notice += changed
         return changed
+
+    def restore(
+        self,
+        counting: Mapping[int, int],
+        ended: Mapping[int, int],
+        intervals: Mapping[int, Sequence[tuple[int, int, int]]],
+        rounds: int,
+    ) -> None:
+        """Set what a journal tells of a group that nothing else has happened to.
+
+        Parameters
+        ----------
+        counting, ended : mapping of int to int
+            The clocks of the ranks that count, and of those that do not any more.
+        intervals : mapping of int to sequence of (first, last, session)
+            Rounds that ended sessions of each rank ended, some of them closed since.
+        rounds : int
+            How many are known to be closed.
+        """
+        self.rounds = rounds
+        # Without backup workers nobody who counts can be behind a closed round.
+        self.minimum = 0 if self.backup else rounds
+        self._clocks = {rank: max(self.minimum, clock) for rank, clock in counting.items()}
+        self._ended = dict(ended)
+        for rank, of_rank in intervals.items():
+            for first, last, session in of_rank:
+                if last > rounds:
+                    self._attendance.add(rank, session, max(first, rounds), last)
 
     def _log_rounds(self, closable: int) -> int:
         """Put rounds below `closable` into the log; return up to where it was done."""

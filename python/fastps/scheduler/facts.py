@@ -9,6 +9,7 @@ from fastps.errors import ConfigError, SessionEndedError
 from fastps.scheduler.actions import JobShape
 from fastps.scheduler.group import Group
 from fastps.scheduler.membership import Servers, Session, Sessions
+from fastps.scheduler.records import GroupStarted, JobStarted, Record
 from fastps.scheduler.rounds import RoundLog
 from fastps.scheduler.tables import TableRegistry
 
@@ -52,12 +53,23 @@ class Facts:
         self.tables = TableRegistry()
         self.round_log = RoundLog()
         self.groups: dict[str, Group] = {}
+        self._records: list[Record] = [JobStarted(cluster_id, self.epoch, self.incarnation)]
         for name, num_workers in shape.groups.items():
             self._add_group(name, num_workers, now)
 
     def bump(self) -> None:
         """Note that the map has changed."""
         self.version += 1
+
+    def record(self, record: Record) -> None:
+        """Note what must be in the journal before anybody hears of this step."""
+        self._records.append(record)
+
+    def take_records(self) -> tuple[Record, ...]:
+        """Return what was noted since the last call."""
+        records = tuple(self._records)
+        self._records.clear()
+        return records
 
     def live_session(self, number: int) -> Session:
         """Return the live session of that number.
@@ -90,6 +102,7 @@ class Facts:
             raise ConfigError(f"group {name!r:.50}: a name needs 1 to {GROUP_NAME_BYTES_MAX} bytes")
         if len(self.groups) >= GROUPS_MAX:
             raise ConfigError(f"there are {GROUPS_MAX} groups already, the most there may be")
+        self.record(GroupStarted(name))
         return self._add_group(name, 0, now)
 
     def _add_group(self, name: str, num_workers: int, now: float) -> Group:

@@ -103,16 +103,16 @@ class Group:
         self._expect(rank, now)
 
     def give_up(self, rank: int) -> list[Released]:
-        """Expect the rank no longer; return whom this releases."""
-        if self.expected.pop(rank, None) is None:
-            return []
+        """Expect the rank no longer; return whom this releases.
+
+        Requires: the rank is expected.
+        """
+        del self.expected[rank]
         return self._drop(rank)
 
-    def tick(self, now: float) -> list[Released]:
-        """Give up the expected ranks whose time is over, and close rounds that were put off."""
-        late = [rank for rank, deadline in self.expected.items() if now >= deadline]
-        self.clocks.advance()
-        return [each for rank in late for each in self.give_up(rank)]
+    def overdue(self, now: float) -> list[int]:
+        """Return the expected ranks whose time is over."""
+        return [rank for rank, deadline in self.expected.items() if now >= deadline]
 
     # What live ranks do.
 

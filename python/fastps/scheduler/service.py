@@ -16,8 +16,11 @@ import zmq
 from fastps.errors import ConfigError, WireError
 from fastps.scheduler import cluster_map
 from fastps.scheduler import messages as m
+from fastps.scheduler.journal import Journal
+from fastps.scheduler.records import Record
 from fastps.scheduler.state import (
     Action,
+    Persist,
     PublishClocks,
     PublishMap,
     PublishRounds,
@@ -52,6 +55,8 @@ class SchedulerService:
         The machine to serve; nobody else touches it.
     context : zmq.Context
         Outlives the service.
+    journal : Journal, optional
+        Where to write what must outlive the scheduler, before anybody hears of it.
 
     Attributes
     ----------
@@ -67,9 +72,15 @@ class SchedulerService:
     """
 
     def __init__(
-        self, address: str, state: SchedulerState, context: zmq.Context[zmq.Socket[bytes]]
+        self,
+        address: str,
+        state: SchedulerState,
+        context: zmq.Context[zmq.Socket[bytes]],
+        journal: Journal | None = None,
     ) -> None:
         self._state = state
+        self._journal = journal
+        self._unwritten: list[Record] = []
         self._stop = threading.Event()
         self._blob = b""
         self._blob_version = 0
@@ -153,6 +164,8 @@ class SchedulerService:
         self._act(self._state.handle(peer, envelope.request, envelope.message, now), now)
 
     def _act(self, actions: list[Action], now: float) -> None:
+        if not self._write(actions):
+            return
         for action in actions:
             if isinstance(action, Reply):
                 self._reply(action, now)
@@ -168,6 +181,27 @@ class SchedulerService:
                 self._send(action.peer, [cluster_map.encode_clocks(self._state, action)], now)
             elif isinstance(action, Stop):
                 self.stop()
+
+    def _write(self, actions: list[Action]) -> bool:
+        """Write what actions want in the journal; return whether they may be carried out.
+
+        While the disk refuses, nobody is told anything: it would rest on what may be forgotten.
+        Requests are sent again, and so is what heartbeats are answered with.
+        """
+        if self._journal is None:
+            return True
+        for action in actions:
+            if isinstance(action, Persist):
+                self._unwritten += action.records
+        if not self._unwritten:
+            return True
+        try:
+            self._journal.write(self._unwritten)
+        except OSError as error:
+            log.error("the scheduler waits for its journal: %s", error)
+            return False
+        self._unwritten.clear()
+        return True
 
     def _reply(self, reply: Reply, now: float) -> None:
         envelope = m.Envelope(reply.request, self._state.cluster_id, reply.message)

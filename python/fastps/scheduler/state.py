@@ -16,6 +16,7 @@ from fastps.scheduler.actions import (
     Action,
     Beat,
     JobShape,
+    Persist,
     PublishClocks,
     PublishMap,
     PublishRounds,
@@ -28,6 +29,7 @@ from fastps.scheduler.actions import (
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.membership import Server, Session, check_boot_id, check_endpoints
 from fastps.scheduler.publishing import Publisher
+from fastps.scheduler.records import RoundClosed, ServerRegistered
 from fastps.scheduler.status import status_of
 from fastps.scheduler.table_requests import TableRequests
 from fastps.scheduler.workers import RANK_MAX, Workers
@@ -36,6 +38,7 @@ __all__ = [
     "Action",
     "Beat",
     "JobShape",
+    "Persist",
     "PublishClocks",
     "PublishMap",
     "PublishRounds",
@@ -48,8 +51,8 @@ __all__ = [
 class SchedulerState(Facts):
     """What the scheduler knows, and what it does with what it is told.
 
-    Actions of a step are to be carried out in the order given: maps, closed rounds, notices,
-    answers, since the later rest on the earlier.
+    Actions of a step are to be carried out in the order given: the journal, maps, closed rounds,
+    notices, answers, since the later rest on the earlier.
 
     Parameters
     ----------
@@ -67,6 +70,7 @@ class SchedulerState(Facts):
         self._tables = TableRequests(self)
         self._workers = Workers(self, self._tables)
         self._publisher = Publisher(self)
+        self._rounds_recorded = 0
         self._handlers: dict[type[m.Message], Callable[[Ticket, Any, float], list[Action]]] = {
             m.Join: self._workers.join,
             m.Leave: self._workers.leave,
@@ -146,8 +150,18 @@ class SchedulerState(Facts):
 
     def _finish(self, actions: list[Action], now: float) -> list[Action]:
         """Add what a step makes possible for others."""
-        answers = self._tables.serve()
-        return in_order([*actions, *answers, *self._publisher.of_step(now)])
+        actions = [*actions, *self._tables.serve(), *self._publisher.of_step(now)]
+        for _, entries in self.round_log.frames_after(self._rounds_recorded):
+            for entry in entries:
+                self.record(RoundClosed(entry.group, entry.round, entry.members))
+        self._rounds_recorded = self.round_log.newest
+        records = self.take_records()
+        return in_order([Persist(records), *actions] if records else actions)
+
+    def forget_records(self) -> None:
+        """Count what happened so far as being in the journal: it came from there."""
+        self._rounds_recorded = self.round_log.newest
+        self.take_records()
 
     # Servers, the launcher, people.
 
@@ -162,6 +176,9 @@ class SchedulerState(Facts):
         )
         if len(self.servers.all()) > before:
             self.bump()
+            self.record(
+                ServerRegistered(server.boot_id, server.endpoints, server.pid, server.rounds_heard)
+            )
         registered = m.Registered(
             server.server_id, self.cluster_id, self.epoch, self.incarnation, server.rounds_heard
         )

@@ -12,6 +12,7 @@ from fastps.errors import ConfigError, FastPSError, ServerLostError
 from fastps.scheduler import messages as m
 from fastps.scheduler.actions import Action, Reply, Ticket, refusal
 from fastps.scheduler.facts import Facts
+from fastps.scheduler.records import TableCreated
 from fastps.scheduler.ring import place
 from fastps.scheduler.tables import Table, complete, consistency_of
 
@@ -115,10 +116,14 @@ class TableRequests:
                 f"table {wanted.name!r} has {definition.num_shards} shards; the job has {there} "
                 f"and may have {SHARDS_MAX}: give a smaller num_shards"
             )
-        placement = place(wanted.name, definition.num_shards, [each.server_id for each in alive])
+        servers = [each.server_id for each in alive]
+        placement = tuple(place(wanted.name, definition.num_shards, servers))
         facts.bump()
         rounds = self._first_round(definition, group)
-        return facts.tables.add(definition, tuple(placement), facts.version, rounds)
+        facts.record(
+            TableCreated(definition, placement, facts.version, rounds[1] if rounds else None)
+        )
+        return facts.tables.add(definition, placement, facts.version, rounds)
 
     def _first_round(self, definition: m.TableDefinition, group: str) -> tuple[int, int] | None:
         """Return a BSP table's group number and first round, with its rounds kept from now on."""

@@ -15,6 +15,7 @@ from fastps.scheduler.facts import Facts
 from fastps.scheduler.group import Group, Released
 from fastps.scheduler.membership import Session, check_boot_id
 from fastps.scheduler.pace import check_staleness
+from fastps.scheduler.records import RankExpected, RankGivenUp, SessionEnded, SessionStarted
 from fastps.scheduler.table_requests import TableRequests
 
 __all__ = ["RANK_MAX", "Workers"]
@@ -60,8 +61,18 @@ class Workers:
             if older is not None:
                 actions += self._end(older, "was replaced by a newer join", replaced=True)
             session = facts.sessions.start(asked.group, rank, asked.pid, asked.boot_id, now)
-            group.join(rank, session.session)
+            clock = group.join(rank, session.session)
             facts.bump()
+            facts.record(
+                SessionStarted(
+                    session=session.session,
+                    group=session.group,
+                    rank=rank,
+                    pid=session.pid,
+                    boot_id=session.boot_id,
+                    clock=clock,
+                )
+            )
         return [*actions, Reply(*ticket, self._joined(session, group), with_map=True)]
 
     def leave(self, ticket: Ticket, asked: m.Leave, now: float) -> list[Action]:
@@ -87,18 +98,21 @@ class Workers:
             if session is not None:
                 actions += self._end(session, "ended with its process", replaced=True)
             group.expect_again(rank, now)
+            self._facts.record(RankExpected(asked.group, rank))
             return actions
         if session is not None:
-            actions += self._end(session, "ended with its process")
-        return actions + _replies(group.give_up(rank))
+            return self._end(session, "ended with its process")
+        return self._give_up(asked.group, rank) if rank in group.expected else []
 
     def tick(self, now: float) -> list[Action]:
         """Let leases and patience run out."""
         actions: list[Action] = []
         for session in self._facts.sessions.overdue(now):
             actions += self._end(session, f"was silent for {self._facts.shape.lease:g} s")
-        for group in self._facts.groups.values():
-            actions += _replies(group.tick(now))
+        for name, group in self._facts.groups.items():
+            for rank in group.overdue(now):
+                actions += self._give_up(name, rank)
+            group.clocks.advance()  # rounds that were put off
         return actions
 
     # What they do.
@@ -166,12 +180,19 @@ class Workers:
         self._facts.sessions.end(session.session)
         self._facts.bump()
         group = self._facts.groups[session.group]
+        clock = group.clocks.clock_of(session.rank)
+        assert clock is not None
+        self._facts.record(SessionEnded(session.session, clock, counts=replaced))
         released = group.replace(session.rank) if replaced else group.end(session.rank)
         ended = SessionEndedError(
             f"session {session.session} (rank {session.rank} of group {session.group!r}) {why}"
         )
         refused = self._tables.refuse_session(session.session, ended)
         return [*_replies(released), *refused]
+
+    def _give_up(self, group: str, rank: int) -> list[Action]:
+        self._facts.record(RankGivenUp(group, rank))
+        return _replies(self._facts.groups[group].give_up(rank))
 
 
 def _replies(released: list[Released]) -> list[Action]:
