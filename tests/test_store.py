@@ -413,19 +413,8 @@ def test_what_one_index_frees_another_uses() -> None:
 
 # ---- Shard
 
-RULES = {"Accumulate": 1, "SGD": 2, "AdaGrad": 3, "FTRL": 4}
 CODE_OK, CODE_GAP, CODE_SHAPE, CODE_VALUE, CODE_CONFIG = 0, 3, 18, 19, 24
 ZEROS, CONSTANT, UNIFORM = (1, 0, 0.0, 0.0), (2, 0, 0.5, 0.0), (3, 42, -1.0, 1.0)
-
-
-def rule_of(optimizer: Optimizer) -> tuple[int, list[float]]:
-    fields = {
-        "Accumulate": [],
-        "SGD": ["lr"],
-        "AdaGrad": ["lr", "eps"],
-        "FTRL": ["alpha", "beta", "l1", "l2"],
-    }[type(optimizer).__name__]
-    return RULES[type(optimizer).__name__], [getattr(optimizer, name) for name in fields]
 
 
 def table(kind: str = "sparse", optimizer: Optimizer | None = None, **fields: Any) -> Any:
@@ -436,7 +425,7 @@ def table(kind: str = "sparse", optimizer: Optimizer | None = None, **fields: An
         "row_width": 3,
         "n_rows": 0 if kind == "sparse" else 10,
         "num_shards": 1,
-        "rule": rule_of(optimizer or Accumulate()),
+        "rule": (optimizer or Accumulate()).spec(),
         "initializer": ZEROS,
     }
     return {**defaults, **fields}
