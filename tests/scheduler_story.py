@@ -7,7 +7,14 @@ import math
 from typing import Any
 
 from fastps.scheduler import messages as m
-from fastps.scheduler.actions import PublishClocks, PublishMap, PublishRounds, RoundEntry
+from fastps.scheduler.actions import (
+    Persist,
+    PublishClocks,
+    PublishMap,
+    PublishRounds,
+    RoundEntry,
+)
+from fastps.scheduler.records import Record
 from fastps.scheduler.state import JobShape, Reply, SchedulerState, Stop
 
 CLUSTER = 77
@@ -39,6 +46,7 @@ class Job:
         self.published: list[bytes] = []
         self.rounds: list[PublishRounds] = []
         self.notices: dict[int, list[PublishClocks]] = {}  # by session
+        self.records: list[Record] = []
         self.actions: list[object] = []  # of the last step
         self.stopped = False
         self._boot_ids: dict[int, str] = {}  # by session
@@ -136,8 +144,11 @@ class Job:
 
     def _take(self, actions: list[Any]) -> None:
         self.actions = actions
-        for action in actions:
-            if isinstance(action, Reply):
+        for n, action in enumerate(actions):
+            if isinstance(action, Persist):
+                assert n == 0, "something is said before the journal is written"
+                self.records += action.records
+            elif isinstance(action, Reply):
                 assert action.request not in self.answers, "answered twice"
                 self.answers[action.request] = action
             elif isinstance(action, PublishMap):

@@ -126,7 +126,7 @@ def test_the_map_that_ends_a_session_comes_before_the_rounds_and_notices_it_rele
     job.step(first)
     job.answer(m.Leave(second.session))
     kinds = [type(action).__name__ for action in job.actions]
-    assert kinds == ["PublishMap", "PublishRounds", "PublishClocks", "Reply", "Reply"]
+    assert kinds == ["Persist", "PublishMap", "PublishRounds", "PublishClocks", "Reply", "Reply"]
     assert not job.waits(waiting)
 
 

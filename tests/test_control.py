@@ -7,7 +7,8 @@ import multiprocessing.queues
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 import zmq
@@ -16,6 +17,8 @@ from fastps import errors
 from fastps.control import Control, EmbeddedControl, SocketControl, new_boot_id
 from fastps.errors import ClosedError, ConfigError, FastPSTimeoutError
 from fastps.scheduler import messages as m
+from fastps.scheduler.journal import Journal
+from fastps.scheduler.records import Record, SessionStarted
 from fastps.scheduler.state import JobShape, SchedulerState
 
 service = pytest.importorskip("fastps.scheduler.service")  # needs the compiled core
@@ -25,11 +28,13 @@ pytestmark = pytest.mark.timeout(60)
 class Scheduler:
     """A scheduler in a thread of the test."""
 
-    def __init__(self, servers: int = 0, workers: int = 2) -> None:
+    def __init__(self, servers: int = 0, workers: int = 2, journal: Journal | None = None) -> None:
         shape = JobShape(servers, {"default": workers})
         self.state = SchedulerState(shape, 77, time.monotonic())
         self.context = zmq.Context()
-        self.service = service.SchedulerService("tcp://127.0.0.1:*", self.state, self.context)
+        self.service = service.SchedulerService(
+            "tcp://127.0.0.1:*", self.state, self.context, journal
+        )
         self.address = self.service.address
         self.thread = threading.Thread(target=self.service.run)
         self.thread.start()
@@ -270,6 +275,41 @@ def test_a_fault_of_ours_does_not_end_the_scheduler(
     assert control.call(m.GetStatus(), 5)
     assert scheduler.service.dropped["fault"] == 1
     control.close()
+
+
+class Disk(Journal):
+    """A journal on a disk that can refuse."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.full = False
+
+    def write(self, new: Sequence[Record]) -> None:
+        if self.full:
+            raise OSError("no space left")
+        super().write(new)
+
+
+def test_nobody_is_told_what_the_journal_does_not_have(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "journal")
+    running = Scheduler(journal=disk)
+    control = SocketControl(running.address)
+    first = join(control, 0)
+    assert [type(each).__name__ for each in disk.read()] == ["JobStarted", "SessionStarted"]
+    disk.full = True
+    request = m.Join("default", 1, 1, new_boot_id().hex())
+    with pytest.raises(FastPSTimeoutError):
+        control.call(request, 0.5)
+    with pytest.raises(FastPSTimeoutError):
+        control.call(m.GetStatus(), 0.5)
+    disk.full = False
+    second = control.call(request, 5)[0]  # sent again, it is the same session
+    assert second.session == first.session + 1
+    control.close()
+    running.end()
+    sessions = [each.session for each in disk.read() if isinstance(each, SessionStarted)]
+    assert sessions == [first.session, second.session]
+    disk.close()
 
 
 def test_embedded_maps_come_in_order_and_before_the_answer() -> None:

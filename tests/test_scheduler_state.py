@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastps.scheduler import messages as m
-from fastps.scheduler.state import PublishMap, Reply
+from fastps.scheduler.state import Persist, PublishMap, Reply
 from scheduler_story import CLUSTER, Beat, Job, create, error
 
 # Joining and leaving.
@@ -306,8 +306,9 @@ def test_every_change_of_the_map_is_published_before_the_answer_that_rests_on_it
     job = Job(servers=1)
     job.server(1)
     actions = job.state.handle(b"x", 99, m.Join("default", 0, 1, "ab" * 16), job.now)
-    assert isinstance(actions[0], PublishMap)
-    assert actions[0].peers == (b"server 1",)
+    assert isinstance(actions[0], Persist)
+    assert isinstance(actions[1], PublishMap)
+    assert actions[1].peers == (b"server 1",)
     assert isinstance(actions[-1], Reply)
 
 

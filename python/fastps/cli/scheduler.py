@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import time
+from pathlib import Path
 
 from fastps.cli import role
 from fastps.cli.options import SERVERS_MAX, WORKERS_MAX, named_number, whole_number
@@ -50,6 +51,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=K",
         help="a further group, with K workers to wait for; may be given several times",
     )
+    parser.add_argument(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="keep joins, tables and closed rounds in this new SQLite file (default: none)",
+    )
     role.add_ready_fd(parser)
     parser.set_defaults(run=run)
 
@@ -58,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal or a Shutdown message."""
     import zmq
 
+    from fastps.scheduler.journal import Journal
     from fastps.scheduler.service import SchedulerService
     from fastps.scheduler.state import JobShape, SchedulerState
 
@@ -69,10 +77,18 @@ def run(arguments: argparse.Namespace) -> int:
         groups[name] = number
     shape = JobShape(arguments.servers, groups, patience=settings.gate_timeout)
     state = SchedulerState(shape, secrets.randbits(63) + 1, time.monotonic())
+    journal = None if arguments.journal is None else Journal(arguments.journal)
+    if journal is not None and journal.read():
+        raise ConfigError(
+            f"the journal {str(arguments.journal)!r} is of another job, and going on from one is "
+            "not there yet: give a file that does not exist"
+        )
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    service = SchedulerService(arguments.address, state, context)
+    service = SchedulerService(arguments.address, state, context, journal)
     role.on_stop_signals(service.stop)
     role.report_ready(arguments.ready_fd, "scheduler", service.address)
     service.run()
     context.term()
+    if journal is not None:
+        journal.close()
     return 0

@@ -1,0 +1,144 @@
+"""What the scheduler must remember across its own death, as plain values. Pure.
+
+A state emits them (`Persist`), `journal` keeps them, `replay` makes a state of them again. Their
+order matters; the names of classes and fields are those in the journal file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastps.errors import WireError
+from fastps.scheduler import wire
+from fastps.scheduler.messages import TableDefinition
+from fastps.scheduler.wire import JsonDict
+
+__all__ = [
+    "GroupStarted",
+    "JobStarted",
+    "RankExpected",
+    "RankGivenUp",
+    "Record",
+    "RoundClosed",
+    "ServerRegistered",
+    "SessionEnded",
+    "SessionStarted",
+    "TableCreated",
+    "from_json",
+    "to_json",
+]
+
+
+class Record:
+    """Base of all records."""
+
+
+@dataclass(frozen=True)
+class JobStarted(Record):
+    """The first record."""
+
+    cluster_id: int
+    epoch: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class GroupStarted(Record):
+    """A group that was not launched has its first worker. Its number is the next free one."""
+
+    group: str
+
+
+@dataclass(frozen=True)
+class ServerRegistered(Record):
+    """A server came; its number is the next free one. It needs round log entries after `rounds`."""
+
+    boot_id: str
+    endpoints: tuple[str, ...]
+    pid: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class SessionStarted(Record):
+    """A worker joined, at this clock."""
+
+    session: int
+    group: str
+    rank: int
+    pid: int
+    boot_id: str
+    clock: int
+
+
+@dataclass(frozen=True)
+class SessionEnded(Record):
+    """A session ended, having ended `clock` steps; `counts`: a newer one of its rank is to come."""
+
+    session: int
+    clock: int
+    counts: bool
+
+
+@dataclass(frozen=True)
+class RankExpected(Record):
+    """The process of a rank is being started again."""
+
+    group: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class RankGivenUp(Record):
+    """A rank that did not come is expected no longer."""
+
+    group: str
+    rank: int
+
+
+@dataclass(frozen=True)
+class TableCreated(Record):
+    """A table was made; its number is the next free one. ``first_round`` is that of a BSP table."""
+
+    definition: TableDefinition
+    placement: tuple[int, ...]
+    map_version: int
+    first_round: int | None
+
+
+@dataclass(frozen=True)
+class RoundClosed(Record):
+    """A round of a group (by number) was closed with these (rank, session)."""
+
+    group: int
+    round: int
+    members: tuple[tuple[int, ...], ...]
+
+
+_KINDS: dict[str, type[Record]] = {
+    kind.__name__: kind
+    for kind in (
+        *(JobStarted, GroupStarted, ServerRegistered, SessionStarted, SessionEnded),
+        *(RankExpected, RankGivenUp, TableCreated, RoundClosed),
+    )
+}
+
+
+def to_json(record: Record) -> tuple[str, JsonDict]:
+    """Return a record as the name of its class and plain values."""
+    body: JsonDict = wire.to_json(record)
+    return type(record).__name__, body
+
+
+def from_json(kind: str, body: JsonDict) -> Record:
+    """Return the record that `to_json` wrote.
+
+    Raises
+    ------
+    WireError
+        There is no such record.
+    """
+    if kind not in _KINDS:
+        raise WireError(f"the journal has a record of the unknown kind {kind!r:.50}")
+    record: Record = wire.from_json(_KINDS[kind], body, kind)
+    return record

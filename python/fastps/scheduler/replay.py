@@ -1,0 +1,150 @@
+"""From the journal's records back to the state of a job. Pure.
+
+What comes back: sessions and their ranks, servers, tables, closed rounds, and for each rank a clock
+that it has at least. Steps since then, idleness, barriers and chunks are not in the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fastps.consistency import BSP
+from fastps.errors import ConfigError
+from fastps.scheduler import records as r
+from fastps.scheduler.actions import JobShape
+from fastps.scheduler.rounds import RoundEntry
+from fastps.scheduler.state import SchedulerState
+from fastps.scheduler.tables import consistency_of
+
+__all__ = ["replay"]
+
+
+@dataclass
+class RankStory:
+    """What is known of one rank: how far it was, and whether it is live, expected or neither.
+
+    ``intervals`` are (first, last, session) of ended sessions: the rounds they may be in.
+    """
+
+    clock: int = 0
+    session: int | None = None
+    expected: bool = False
+    intervals: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+class Replay:
+    """A state in the making."""
+
+    def __init__(self, shape: JobShape, start: r.JobStarted, now: float) -> None:
+        self.state = SchedulerState(shape, start.cluster_id, now)
+        self.state.epoch, self.state.incarnation = start.epoch, start.incarnation
+        self._now = now
+        self._started: dict[int, r.SessionStarted] = {}
+        self._rounds: dict[int, int] = {}
+        self._ranks: dict[tuple[str, int], RankStory] = {
+            (group, rank): RankStory(expected=True)
+            for group, num_workers in shape.groups.items()
+            for rank in range(num_workers)
+        }
+
+    def take(self, record: r.Record) -> None:
+        """Take the next record."""
+        state = self.state
+        if isinstance(record, r.GroupStarted):
+            state.group_of(record.group, self._now)
+        elif isinstance(record, r.ServerRegistered):
+            state.servers.register(
+                record.boot_id, record.endpoints, record.pid, self._now, record.rounds
+            )
+        elif isinstance(record, (r.SessionStarted, r.SessionEnded)):
+            self._take_session(record)
+        elif isinstance(record, (r.RankExpected, r.RankGivenUp)):
+            story = self._ranks.setdefault((record.group, record.rank), RankStory())
+            story.expected = isinstance(record, r.RankExpected)
+        elif isinstance(record, r.TableCreated):
+            self._take_table(record)
+        elif isinstance(record, r.RoundClosed):
+            self._rounds[record.group] = record.round + 1
+            members = tuple((rank, session) for rank, session in record.members)
+            state.round_log.append(RoundEntry(record.group, record.round, members))
+            if not state.round_log.has_room:
+                state.round_log.forget_to(state.round_log.forgotten + 1)
+        state.bump()
+
+    def finish(self) -> SchedulerState:
+        """Return the state, its groups' clocks set."""
+        state = self.state
+        for name, group in state.groups.items():
+            stories = {rank: each for (of, rank), each in self._ranks.items() if of == name}
+            counting = {
+                rank: story.clock
+                for rank, story in stories.items()
+                if story.session is not None or story.expected
+            }
+            group.live = {
+                rank: story.session for rank, story in stories.items() if story.session is not None
+            }
+            group.expected = {
+                rank: self._now + state.shape.patience
+                for rank, story in stories.items()
+                if story.session is None and story.expected
+            }
+            group.clocks.restore(
+                counting=counting,
+                ended={r: each.clock for r, each in stories.items() if r not in counting},
+                intervals={rank: story.intervals for rank, story in stories.items()},
+                rounds=self._rounds.get(group.number, 0),
+            )
+        state.forget_records()
+        return state
+
+    def _take_session(self, record: r.SessionStarted | r.SessionEnded) -> None:
+        sessions = self.state.sessions
+        if isinstance(record, r.SessionStarted):
+            started = record
+            self._started[record.session] = record
+            sessions.highest = record.session - 1
+            sessions.start(started.group, started.rank, started.pid, started.boot_id, self._now)
+        else:
+            started = self._started.pop(record.session)
+            sessions.end(record.session)
+        story = self._ranks.setdefault((started.group, started.rank), RankStory())
+        story.clock = record.clock
+        if isinstance(record, r.SessionStarted):
+            story.session, story.expected = record.session, False
+            return
+        story.session, story.expected = None, record.counts
+        if started.clock < record.clock:
+            story.intervals.append((started.clock, record.clock, record.session))
+
+    def _take_table(self, record: r.TableCreated) -> None:
+        state, definition = self.state, record.definition
+        rounds = None
+        if record.first_round is not None:
+            assert definition.group is not None
+            group = state.groups[definition.group]
+            consistency = consistency_of(definition.consistency)
+            assert isinstance(consistency, BSP)
+            group.clocks.backup, group.clocks.keeps_rounds = consistency.backup, True
+            rounds = (group.number, record.first_round)
+            known = self._rounds.get(group.number, 0)
+            self._rounds[group.number] = max(known, record.first_round)
+        state.tables.add(definition, record.placement, record.map_version, rounds)
+        state.version = max(state.version, record.map_version)
+
+
+def replay(shape: JobShape, journalled: Sequence[r.Record], now: float) -> SchedulerState:
+    """Return the state that the records tell of, as a scheduler that starts at `now` has it.
+
+    Raises
+    ------
+    ConfigError
+        They are not the records of a job.
+    """
+    if not journalled or not isinstance(journalled[0], r.JobStarted):
+        raise ConfigError("the journal does not begin with the start of a job")
+    story = Replay(shape, journalled[0], now)
+    for record in journalled[1:]:
+        story.take(record)
+    return story.finish()
