@@ -258,7 +258,13 @@ class Client:
         with self._lock:
             number = self._barriers + 1
         began = time.monotonic()
-        passed = self._call(m.Barrier(self._session, number, self._steps.is_clean), seconds)
+        request = m.Barrier(self._session, number, self._steps.is_clean, self._steps.clock)
+        try:
+            passed = self._call(request, seconds)
+        except BaseException:
+            # Others must count this worker again, which was idle while it waited.
+            self._stop_waiting(m.StopWaiting(self._session), began)
+            raise
         self._go_on(passed.clock, began)
         with self._lock:
             self._barriers = max(self._barriers, number)
@@ -332,6 +338,7 @@ class Client:
                     deterministic,
                     in_hand,
                     self._steps.is_clean,
+                    self._steps.clock,
                 )
                 began = time.monotonic()
                 chunk = self._call(request, seconds)
@@ -342,16 +349,24 @@ class Client:
                 yield items[in_hand]
         except BaseException:
             # The loop was left early, or an item asked for in vain may still be given.
-            self._give_back(pass_number)
+            self._stop_waiting(m.ReturnChunk(self._session, pass_number, None), None)
             raise
 
-    def _give_back(self, pass_number: int) -> None:
+    def _stop_waiting(
+        self, request: m.StopWaiting | m.ReturnChunk, waiting_since: float | None
+    ) -> None:
+        """Say that this worker waits no more and holds no item, after an error."""
         if self._closed or os.getpid() != self._pid:
             return  # a session that ends gives back all it holds
         try:
-            self._call(m.ReturnChunk(self._session, pass_number, None), CLOSE_SECONDS)
+            passed = self._call(request, CLOSE_SECONDS)
+            self._go_on(passed.clock, time.monotonic() if waiting_since is None else waiting_since)
         except FastPSError as error:
-            warnings.warn(f"a chunk was not given back: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                f"the scheduler was not told that this worker waits no more: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def save(self, uri: str, tag: str | None = None, incremental: bool = False) -> None:
         """Write a checkpoint. Not there yet: raises `ConfigError`."""
@@ -392,7 +407,14 @@ class Client:
 
     def _leave(self) -> None:
         try:
-            self._control.call(m.Leave(self._session, self._steps.staleness()), CLOSE_SECONDS)
+            steps = self._steps
+            leave = m.Leave(
+                self._session,
+                staleness=steps.staleness(),
+                clock=steps.clock,
+                busy_us=steps.busy_us,
+            )
+            self._control.call(leave, CLOSE_SECONDS)
         except FastPSError as error:
             # The scheduler may be gone first; its lease ends the session.
             logger.debug("fastps: leaving was not answered: %s", error)
