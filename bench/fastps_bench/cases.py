@@ -27,9 +27,13 @@ class CaseError(Exception):
 
 
 def run_case(
-    name: str, case: dict[str, Any], launch: Sequence[str] | None, progress: Progress
+    name: str,
+    case: dict[str, Any],
+    launch: Sequence[str] | None,
+    progress: Progress,
+    module: str = "fastps_bench.worker",
 ) -> dict[str, Any]:
-    """Run `fastps_bench.worker` on a case and return what it measured.
+    """Run a module, normally `fastps_bench.worker`, on a case and return what it measured.
 
     Parameters
     ----------
@@ -41,6 +45,8 @@ def run_case(
         Options of fastps-launch, which starts a cluster around the worker; None: no cluster.
     progress : Progress
         Shows what the worker tells.
+    module : str
+        Takes the path of a JSON file: the case, and where to write the result.
 
     Raises
     ------
@@ -53,7 +59,7 @@ def run_case(
         command = [sys.executable]
         if launch is not None:
             command += ["-m", "fastps.launch.main", "--no-prefix", *launch]
-        command += ["-m", "fastps_bench.worker", str(path)]
+        command += ["-m", module, str(path)]
         code, tail = _watch(command, progress)
         if code != 0 or not result.exists():
             raise CaseError(f"{name}: exit code {code}\n" + "\n".join(tail))

@@ -22,7 +22,7 @@ from fastps_bench.targets import RIVALS, FastPSTarget, Target
 from fastps_bench.timing import Note
 from fastps_bench.workload import Work
 
-__all__ = ["NOTE_SECONDS", "main"]
+__all__ = ["NOTE_SECONDS", "Notes", "main"]
 
 NOTE_SECONDS = 0.2
 
@@ -35,7 +35,7 @@ def main(path: Path) -> int:
     nothing. Of the workers of one case, one writes.
     """
     case = json.loads(path.read_text())
-    result = MEASURES[case["benchmark"]](case, Work(**case["work"]), _Notes())
+    result = MEASURES[case["benchmark"]](case, Work(**case["work"]), Notes())
     if result is not None:
         Path(case["result"]).write_text(json.dumps(result))
     return 0
@@ -75,13 +75,14 @@ def _target(mode: str, servers: int, work: Work) -> Target:
     return FastPSTarget(fastps.connect(require_cluster=True), work)
 
 
-class _Notes:
+class Notes:
     """Tells the parent how far it is, in lines of JSON, a few a second."""
 
     def __init__(self) -> None:
         self._last = ("", 0.0)
 
     def __call__(self, what: str, done: int, total: int) -> None:
+        """Tell it, if it is time to."""
         now = time.monotonic()
         if what != self._last[0] or now > self._last[1] + NOTE_SECONDS:
             self._last = (what, now)
