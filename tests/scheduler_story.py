@@ -49,6 +49,8 @@ class Job:
         self.records: list[Record] = []
         self.actions: list[object] = []  # of the last step
         self.stopped = False
+        self.servers_fold = True  # and say so, as soon as they are told of closed rounds
+        self._servers: dict[bytes, tuple[int, int]] = {}  # by peer: number, id
         self._boot_ids: dict[int, str] = {}  # by session
         self._clocks: dict[int, int] = {}  # what each worker believes, by session
 
@@ -116,6 +118,7 @@ class Job:
         register = m.RegisterServer(f"{n:032x}", ("tcp://h:1",), pid or 1000 + n)
         registered = self.answer(register)
         assert isinstance(registered, m.Registered)
+        self._servers[f"server {n}".encode()] = (n, registered.server_id)
         self.beat_server(n, registered.server_id, heard=registered.rounds)
         return registered.server_id
 
@@ -131,9 +134,14 @@ class Job:
         return self.ask(create(joined, name, **given))
 
     def closed(self) -> list[RoundEntry]:
-        """Return the closed rounds in the log, oldest first."""
-        frames = self.state.round_log.frames_after(0)
-        return [entry for _, entries in frames for entry in entries]
+        """Return all closed rounds, oldest first: those servers were told of, and the log."""
+        frames = [(action.first_number, action.entries) for action in self.rounds]
+        told = {
+            first + n: entry
+            for first, entries in frames + self.state.round_log.frames_after(0)
+            for n, entry in enumerate(entries)
+        }
+        return [told[number] for number in sorted(told)]
 
     # Time.
 
@@ -142,8 +150,13 @@ class Job:
             self.now += 0.1
             self._take(self.state.tick(self.now))
 
+    def fold(self, peers: tuple[bytes, ...] | None = None) -> None:
+        """Let servers say that they heard all rounds there are."""
+        for peer in self._servers if peers is None else peers:
+            self.beat_server(*self._servers[peer], heard=self.state.round_log.newest)
+
     def _take(self, actions: list[Any]) -> None:
-        self.actions = actions
+        self.actions = list(actions)
         for n, action in enumerate(actions):
             if isinstance(action, Persist):
                 assert n == 0, "something is said before the journal is written"
@@ -161,6 +174,11 @@ class Job:
                 self._clocks[action.session] = max(believed, action.clock)
             elif isinstance(action, Stop):
                 self.stopped = True
+        for action in actions:
+            if isinstance(action, PublishRounds) and self.servers_fold:
+                before = self.actions
+                self.fold(action.peers)
+                self.actions = before + self.actions
 
 
 def create(joined: m.Joined, name: str = "w", **given: Any) -> m.CreateTable:

@@ -126,8 +126,38 @@ def test_the_map_that_ends_a_session_comes_before_the_rounds_and_notices_it_rele
     job.step(first)
     job.answer(m.Leave(second.session))
     kinds = [type(action).__name__ for action in job.actions]
-    assert kinds == ["Persist", "PublishMap", "PublishRounds", "PublishClocks", "Reply", "Reply"]
+    # The notice and the barrier's end come once the server has folded.
+    told, released = ["Persist", "PublishMap", "PublishRounds", "Reply"], ["PublishClocks", "Reply"]
+    assert kinds == told + released
     assert not job.waits(waiting)
+
+
+def test_nobody_is_let_through_before_live_servers_have_folded() -> None:
+    job, (first, second) = _bsp_job()
+    job.servers_fold = False
+    job.step(first)
+    job.step(second)
+    waiting = [job.ask(m.Barrier(each.session, 1, True, 1)) for each in (first, second)]
+    assert len(job.closed()) == 1
+    assert not job.notices.get(first.session)
+    assert all(job.waits(each) for each in waiting)
+    job.fold()
+    told = job.notices[first.session][-1]
+    assert (told.minimum, told.rounds) == (1, 1)
+    assert not any(job.waits(each) for each in waiting)
+
+
+def test_a_lost_server_holds_nobody_back() -> None:
+    job, (first, second) = _bsp_job()
+    job.servers_fold = False
+    job.step(first)
+    job.step(second)
+    waiting = job.ask(m.Barrier(first.session, 1, True, 1))
+    job.ask(m.Barrier(second.session, 1, True, 1))
+    assert job.waits(waiting)
+    job.ask(m.ProcessExited("server", 1001, "", None, final=True))
+    assert not job.waits(waiting)
+    assert job.notices[first.session][-1].rounds == 1
 
 
 def test_unequal_numbers_of_steps_hang_nobody() -> None:

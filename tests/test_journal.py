@@ -187,7 +187,9 @@ def test_a_job_comes_back_with_its_sessions_tables_and_rounds() -> None:
     job.join(7)
     again = _replayed(job)
     assert _view(again) == _view(job.state)
-    assert again.round_log.frames_after(0) == job.state.round_log.frames_after(0)
+    logged = [entry for _, entries in again.round_log.frames_after(0) for entry in entries]
+    assert logged == job.closed()
+    assert again.round_log.newest == job.state.round_log.newest
     _check_clocks(job, again)
     # Whoever left stays in the rounds it ended: the others end them now.
     clocks = again.groups["default"].clocks

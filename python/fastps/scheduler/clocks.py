@@ -171,9 +171,24 @@ class GroupClocks:
         self.minimum = max(self.minimum, min(lowest, self.rounds))
         return self.rounds < closable
 
-    def settle(self) -> bool:
-        """Whether minimum, rounds or a clock moved since the last call; then `notice` rises."""
-        now = (self.minimum, self.rounds)
+    @property
+    def told(self) -> tuple[int, int]:
+        """Minimum and rounds as the newest notice has them: never ahead of the servers."""
+        return self._told
+
+    def settle(self, folded: int | None = None) -> bool:
+        """Whether there is something to tell since the last call; then `notice` rises.
+
+        Parameters
+        ----------
+        folded : int, optional
+            Rounds below it are folded by every live server. None: all that are closed. What is told
+            waits for that, so that whoever a notice lets through finds what it came for.
+        """
+        minimum, rounds = self._told
+        rounds = max(rounds, self.rounds if folded is None else min(folded, self.rounds))
+        minimum = max(minimum, min(self.minimum, rounds) if self.keeps_rounds else self.minimum)
+        now = (minimum, rounds)
         changed = self._moved or now != self._told
         self._told, self._moved = now, False
         self.notice += changed

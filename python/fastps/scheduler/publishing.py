@@ -8,9 +8,18 @@ Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one threa
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
-from fastps.scheduler.actions import Action, Beat, PublishClocks, PublishMap, PublishRounds
+from fastps.scheduler import messages as m
+from fastps.scheduler.actions import (
+    Action,
+    Beat,
+    PublishClocks,
+    PublishMap,
+    PublishRounds,
+    Reply,
+)
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.group import Group
 from fastps.scheduler.membership import Server, Session
@@ -36,10 +45,40 @@ class Publisher:
         self._version = facts.version
         self._newest_round = facts.round_log.newest
         self._groups_told: set[int] = set()
+        # Answers, each with the number of the round that servers must have heard before.
+        self._held: deque[tuple[int, Reply]] = deque()
 
-    def of_step(self, now: float) -> list[Action]:
-        """Tell everybody what a step changed. To be called at its end."""
-        return [*self._changed_map(now), *self._new_rounds(now), *self._changed_clocks()]
+    def of_step(self, actions: list[Action], now: float) -> list[Action]:
+        """Return what a step leads to, and tell everybody what it changed. To be called at its end.
+
+        Whoever stops waiting in a barrier or for a chunk may read what others pushed before. So
+        that answer is held back until every live server has folded what is closed by now.
+        """
+        return [
+            *self._held_back(actions),
+            *self._changed_map(now),
+            *self._new_rounds(now),
+            *self._changed_clocks(),
+        ]
+
+    def _heard_by_all(self) -> int:
+        """Return up to where every live server has heard the log of rounds."""
+        servers = self._facts.servers.alive()
+        return min((each.rounds_heard for each in servers), default=self._facts.round_log.newest)
+
+    def _held_back(self, actions: list[Action]) -> list[Action]:
+        newest, heard = self._facts.round_log.newest, self._heard_by_all()
+        if heard >= newest and not self._held:
+            return actions
+        rest = []
+        for action in actions:
+            if isinstance(action, Reply) and isinstance(action.message, (m.Passed, m.Chunk)):
+                self._held.append((newest, action))
+            else:
+                rest.append(action)
+        while self._held and self._held[0][0] <= heard:
+            rest.append(self._held.popleft()[1])
+        return rest
 
     def late_map(self, member: Server | Session, beat: Beat, now: float) -> list[Action]:
         """Return the map for a member whose heartbeat reports an older one."""
@@ -131,8 +170,9 @@ class Publisher:
     def _changed_clocks(self) -> list[Action]:
         actions: list[Action] = []
         self._groups_told.clear()
+        unfolded = self._facts.round_log.first_after(self._heard_by_all())
         for group in self._facts.groups.values():
-            if not group.clocks.settle():
+            if not group.clocks.settle(unfolded.get(group.number)):
                 continue
             self._groups_told.add(group.number)
             for number in group.live.values():
@@ -153,6 +193,6 @@ class Publisher:
             session=session.session,
             number=clocks.notice,
             clock=clock,
-            minimum=clocks.minimum,
-            rounds=clocks.rounds,
+            minimum=clocks.told[0],
+            rounds=clocks.told[1],
         )

@@ -133,6 +133,15 @@ class RoundLog:
             frames.append((number + 1, tuple(pending)))
         return frames
 
+    def first_after(self, number: int) -> dict[int, int]:
+        """Return, for each group with entries of greater numbers, the first of these rounds."""
+        first: dict[int, int] = {}
+        start = max(number - self.forgotten, 0)
+        for at in range(start, len(self._entries)):
+            entry = self._entries[at]
+            first.setdefault(entry.group, entry.round)
+        return first
+
     def forget_to(self, number: int) -> None:
         """Forget the entries up to this number: nobody needs them any more."""
         while self.forgotten < min(number, self.newest):

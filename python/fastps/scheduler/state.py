@@ -150,7 +150,7 @@ class SchedulerState(Facts):
 
     def _finish(self, actions: list[Action], now: float) -> list[Action]:
         """Add what a step makes possible for others."""
-        actions = [*actions, *self._tables.serve(), *self._publisher.of_step(now)]
+        actions = self._publisher.of_step([*actions, *self._tables.serve()], now)
         for _, entries in self.round_log.frames_after(self._rounds_recorded):
             for entry in entries:
                 self.record(RoundClosed(entry.group, entry.round, entry.members))

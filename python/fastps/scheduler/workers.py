@@ -170,8 +170,8 @@ class Workers:
             clock=clock,
             barrier=group.barriers.passed,
             notice=clocks.notice,
-            minimum=clocks.minimum,
-            rounds=clocks.rounds,
+            minimum=clocks.told[0],
+            rounds=clocks.told[1],
             lease_ms=0 if math.isinf(shape.lease) else int(shape.lease * 1000),
         )
 
