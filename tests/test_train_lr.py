@@ -207,8 +207,8 @@ def test_bad_lines_can_be_skipped(train, write):
 
 
 USAGE_ERRORS = {
-    "--consistency=bsp": "use asp",
-    "--consistency=ssp:3": "use asp",
+    "--consistency=ssp": "use asp (nobody waits), ssp:S",
+    "--consistency=bsp:-1": "'bsp:-1' is no consistency",
     "--optimizer=adam": "invalid choice",
     "--optimizer=ftrl --decay": "--decay does nothing with ftrl",
     "--lr=0": "not a number above 0",
@@ -271,6 +271,26 @@ def test_a_cluster_reaches_liblinear(tmp_path, seed):
     assert done.stdout.count("objective") == 1  # one worker speaks
     assert plot.exists()
     assert len(load_model(model).keys) == 113
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("consistency", ["ssp:3", "bsp"])
+def test_workers_that_wait_for_each_other_reach_it_too(tmp_path, consistency):
+    def model_of(run_number):
+        metrics, model = tmp_path / f"{run_number}.json", tmp_path / f"{run_number}.npz"
+        files = [f"--metrics={metrics}", f"--model={model}"]
+        options = ["--test", TEST, "--l2=1", "--no-bias", f"--consistency={consistency}", *files]
+        done = run("-m", "fastps", "train", "lr", TRAIN, *options, *CLUSTER)
+        assert done.returncode == 0, done.stderr
+        check_l2(json.loads(metrics.read_text()))
+        return load_model(model)
+
+    first = model_of(1)
+    if consistency == "bsp":  # the same bits in every run
+        second = model_of(2)
+        order = [np.argsort(each.keys) for each in (first, second)]
+        assert first.keys[order[0]].tobytes() == second.keys[order[1]].tobytes()
+        assert first.weights[order[0]].tobytes() == second.weights[order[1]].tobytes()
 
 
 @pytest.mark.processes

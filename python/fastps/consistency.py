@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from fastps import _values
 from fastps.errors import ConfigError, ValueRangeError
 
-__all__ = ["ASP", "BSP", "SSP", "Consistency", "Gate", "from_json"]
+__all__ = ["ASP", "BSP", "SSP", "Consistency", "Gate", "from_json", "from_text"]
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,31 @@ def from_json(described: Mapping[str, Any] | None) -> Consistency:
             except TypeError as error:
                 raise ConfigError(f"{name} was described by {arguments!r:.100}: {error}") from error
     raise ConfigError(f"consistency is {name!r:.50}; there are ASP, SSP and BSP")
+
+
+def from_text(text: str) -> Consistency:
+    """Return the model that a command line names: ``asp``, ``bsp``, ``bsp:backup`` or ``ssp:s``.
+
+    Raises
+    ------
+    ConfigError
+        It names none.
+
+    >>> from_text("ssp:3"), from_text("bsp")
+    (SSP(staleness=3), BSP(backup=0))
+    """
+    name, colon, number = text.lower().partition(":")
+    count = int(number) if number.isascii() and number.isdigit() else None
+    if name == "ssp" and count is not None:
+        return SSP(count)
+    if name == "bsp" and (count is not None or not colon):
+        return BSP(count or 0)
+    if text.lower() == "asp":
+        return ASP()
+    raise ConfigError(
+        f"{text!r} is no consistency; use asp (nobody waits), ssp:S (at most S steps ahead of the "
+        "slowest worker) or bsp (steps that all end together)"
+    )
 
 
 def _count(owner: str, name: str, value: object) -> int:

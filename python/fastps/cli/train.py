@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import fields
 
+from fastps import consistency
 from fastps.cli.options import SERVERS_MAX, WORKERS_MAX, whole_number
 from fastps.config import Settings
 from fastps.data.files import find_files
@@ -18,7 +19,7 @@ __all__ = ["add_parser"]
 # Options with a value that a worker of a cluster gets as they were given.
 WORKER_VALUES = (
     *("test", "hash_bits", "cache_mb", "model", "metrics", "plot"),
-    *("optimizer", "lr", "l1", "l2", "epochs", "batch_size", "seed"),
+    *("optimizer", "lr", "l1", "l2", "epochs", "batch_size", "seed", "consistency"),
 )
 
 EPILOG = """\
@@ -173,7 +174,9 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
         type=_consistency,
         default="asp",
         metavar="C",
-        help="asp, the only one there is yet: workers do not wait for each other",
+        help="how workers wait for each other: asp, not at all; ssp:S, none is more than S "
+        "minibatches ahead of the slowest; bsp, all take each step together, so that runs with as "
+        "many workers give the same model, bit for bit (default: %(default)s)",
     )
 
 
@@ -194,10 +197,10 @@ def _number(least: float, exclusive: bool = False) -> Callable[[str], float]:
 
 
 def _consistency(text: str) -> str:
-    if text != "asp":
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not there yet; use asp (workers do not wait for each other)"
-        )
+    try:
+        consistency.from_text(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return text
 
 

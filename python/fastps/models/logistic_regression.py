@@ -27,8 +27,12 @@ gradients are multiplied by a factor that falls linearly to 0 in the second half
 shrinks the steps of SGD and (its sums being large by then) of AdaGrad: a constant rate would leave
 the weights jumping around the optimum.
 
+**Consistency.** Under BSP and SSP a step is a minibatch. A worker that waits for a chunk is waited
+for by nobody, so unequal chunks do no harm. Under ASP nobody waits, and a step is a chunk.
+
 **Order.** The order of chunks, and of examples in a chunk, is a function of (seed, epoch, chunk),
-not of the worker. With one worker the result is the same bit for bit in every run.
+not of the worker. With one worker, or under BSP with the same number of workers, where each has its
+share of the chunks, the result is the same bit for bit in every run.
 
 **Workers that die.** All state is in tables, and what only one worker should do is an item of
 `Client.chunks`: if that worker dies, another one does it. The chunk it was at is learned again.
@@ -43,6 +47,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from fastps.consistency import ASP, BSP
 from fastps.data import Block, BlockCache, Chunk, DataError, Minibatch, find_files, split_chunks
 from fastps.models.lr_results import CURVE_COLUMNS, CurvePoint, TrainingResult, write_results
 from fastps.models.lr_settings import BATCH_ROWS_MIN, LogisticRegressionSettings
@@ -195,8 +200,10 @@ class LogisticRegressionTrainer:
         settings = self._settings
         self._progress.begin(f"epoch {epoch + 1}/{settings.epochs}", n_examples)
         scale = np.float32(settings.step_scale(epoch))
+        waits_for_others = not isinstance(settings.policy, ASP)
+        fixed_shares = isinstance(settings.policy, BSP)
         order = np.random.default_rng([settings.seed, epoch]).permutation(len(self._chunks))
-        for index in self._client.chunks(order.tolist()):
+        for index in self._client.chunks(order.tolist(), deterministic=fixed_shares):
             block = self._cache.load(self._chunks[index])
             counts = self._pull_counts(block)
             loss_sum = 0.0
@@ -205,6 +212,8 @@ class LogisticRegressionTrainer:
                 loss = self._learn(batch, counts, scale)
                 loss_sum += loss
                 self._progress.advance(len(batch.labels), loss / len(batch.labels))
+                if waits_for_others:
+                    self._client.clock()
             self._losses.assign(np.array([[loss_sum]], np.float32), rows=[index])
             self._client.clock()
 
@@ -299,11 +308,16 @@ class LogisticRegressionTrainer:
 
     def _make_model_tables(self, batch_rows: int) -> None:
         self._weights = self._client.sparse_table(
-            "weights", optimizer=self._settings.weight_optimizer(batch_rows)
+            "weights",
+            optimizer=self._settings.weight_optimizer(batch_rows),
+            consistency=self._settings.policy,
         )
         if self._settings.bias:
             self._bias = self._client.dense_table(
-                "bias", shape=(), optimizer=self._settings.bias_optimizer(batch_rows)
+                "bias",
+                shape=(),
+                optimizer=self._settings.bias_optimizer(batch_rows),
+                consistency=self._settings.policy,
             )
 
     def _pull_counts(self, block: Block) -> npt.NDArray[np.float32] | None:

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastps import consistency
+from fastps.consistency import Consistency
 from fastps.errors import ConfigError, ValueRangeError
 from fastps.models.output import check_output
 from fastps.optimizers import FTRL, SGD, AdaGrad, Optimizer
@@ -49,6 +51,9 @@ class LogisticRegressionSettings:
         Whether steps shrink linearly to 0 in the second half of the epochs; FTRL does not use it.
     bias : bool
         Whether to learn a bias, which is not penalized.
+    consistency : str
+        ``asp``, ``ssp:S`` or ``bsp``: how the workers wait for each other. Under the latter two a
+        step is a minibatch.
     seed : int
         Of the order of chunks and examples, 0 to 2^63-1.
     hash_bits : int or None
@@ -71,6 +76,7 @@ class LogisticRegressionSettings:
     batch_size: int | None = None
     decay: bool = True
     bias: bool = True
+    consistency: str = "asp"
     seed: int = 0
     hash_bits: int | None = None
     skip_bad_lines: bool = False
@@ -112,11 +118,17 @@ class LogisticRegressionSettings:
                 raise ValueRangeError(
                     f"{name} is {value}; use a whole number from {least} to {most}"
                 )
+        consistency.from_text(self.consistency)
         check_output("model", self.model)
         check_output("metrics", self.metrics)
         check_output("plot", self.plot)
         if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
             raise ConfigError("plot needs the package matplotlib: pip install 'fastps[train]'")
+
+    @property
+    def policy(self) -> Consistency:
+        """The consistency of the model's tables."""
+        return consistency.from_text(self.consistency)
 
     @property
     def learning_rate(self) -> float:
@@ -172,4 +184,5 @@ class LogisticRegressionSettings:
         parts += [f"batch {self.batch_size}"] if self.batch_size else []
         parts += [f"2^{self.hash_bits} keys"] if self.hash_bits else []
         parts += [] if self.bias else ["no bias"]
+        parts += [] if self.consistency == "asp" else [self.consistency]
         return ", ".join(parts)
