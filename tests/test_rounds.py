@@ -124,6 +124,17 @@ def test_the_log_is_cut_into_frames_and_forgets() -> None:
     assert (log.forgotten, log.newest) == (200, 200)
 
 
+def test_the_first_round_of_each_group_that_was_not_heard() -> None:
+    log = RoundLog()
+    for group, closed in ((0, 5), (1, 0), (0, 6), (1, 1)):
+        log.append(RoundEntry(group, closed, ()))
+    assert log.first_after(0) == {0: 5, 1: 0}
+    assert log.first_after(1) == {0: 6, 1: 0}
+    log.forget_to(2)
+    assert log.first_after(1) == {0: 6, 1: 1}
+    assert log.first_after(4) == {}
+
+
 def test_one_entry_larger_than_a_frame_is_sent_alone() -> None:
     log = RoundLog()
     huge = tuple((rank, rank) for rank in range(FRAME_BYTES_MAX // 16 + 1))

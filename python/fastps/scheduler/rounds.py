@@ -9,6 +9,7 @@ Pure: no thread, no socket, no time. Not thread-safe; the scheduler's one thread
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 
@@ -120,8 +121,7 @@ class RoundLog:
         frames: list[tuple[int, tuple[RoundEntry, ...]]] = []
         pending: list[RoundEntry] = []
         size = 0
-        for at in range(number - self.forgotten, len(self._entries)):
-            entry = self._entries[at]
+        for entry in itertools.islice(self._entries, number - self.forgotten, None):
             entry_bytes = _bytes_of(entry)
             if pending and size + entry_bytes > FRAME_BYTES_MAX:
                 frames.append((number + 1, tuple(pending)))
@@ -137,8 +137,7 @@ class RoundLog:
         """Return, for each group with entries of greater numbers, the first of these rounds."""
         first: dict[int, int] = {}
         start = max(number - self.forgotten, 0)
-        for at in range(start, len(self._entries)):
-            entry = self._entries[at]
+        for entry in itertools.islice(self._entries, start, None):
             first.setdefault(entry.group, entry.round)
         return first
 
