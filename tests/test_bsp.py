@@ -159,7 +159,7 @@ def test_a_sum_starts_with_its_first_addend_an_absent_worker_adds_nothing(pair, 
 
 def test_one_update_per_row_and_round(pair) -> None:
     """AdaGrad: two gradients of 3 and 4 in one round are one of 7."""
-    optimizer = fastps.optimizers.AdaGrad(lr=1.0, eps=0.0)
+    optimizer = fastps.optimizers.AdaGrad(lr=1.0)
     assert after_one_round(pair, [[3.0]], [[4.0]], optimizer=optimizer) == -1.0
 
 
