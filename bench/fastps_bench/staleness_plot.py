@@ -38,7 +38,8 @@ def plot_trade_off(path: str | Path, scenes: list[dict[str, Any]], subject: str)
     size = (WIDTH_INCHES, ROW_INCHES * len(scenes) + 0.6)
     figure = Figure(figsize=size, dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"What waiting for slow workers costs\n{subject}", fontsize=13)
+    title = "What waiting for slow workers costs, and what not waiting costs"
+    figure.suptitle(f"{title}\n{subject}", fontsize=13)
     rows = figure.subfigures(len(scenes), 1, squeeze=False)[:, 0]
     for row, scene in zip(rows, scenes, strict=True):
         row.suptitle(
@@ -48,6 +49,7 @@ def plot_trade_off(path: str | Path, scenes: list[dict[str, Any]], subject: str)
         _trade_off(trade_off, scene)
         _product(product, scene)
         _curves(curves, scene)
+        row.legend(handles=_handles(scene), loc="outside lower center", ncols=7, frameon=False)
     suffix = Path(path).suffix.lower().lstrip(".")
     with atomic_output(path) as file:
         figure.savefig(file, format=suffix if suffix in ("pdf", "svg") else "png")
@@ -59,6 +61,21 @@ def _sentence(text: str) -> str:
 
 def _style(at: int) -> dict[str, Any]:
     return {"color": COLORS[at % len(COLORS)], "marker": MARKERS[at % len(MARKERS)]}
+
+
+def _handles(scene: dict[str, Any]) -> list[Any]:
+    """Return what the legend of a row shows: each policy, and how its speed compares."""
+    from matplotlib.lines import Line2D
+
+    base = scene["policies"][0]
+    handles = []
+    for at, each in enumerate(scene["policies"]):
+        text = each["label"]
+        if at > 0:
+            ratio = each["steps_per_s"]["median"] / base["steps_per_s"]["median"]
+            text += f": {ratio:.2f}x the steps/s of {base['label']}"
+        handles.append(Line2D([], [], label=text, markersize=8, linewidth=1.5, **_style(at)))
+    return handles
 
 
 def _error(figure: dict[str, float]) -> list[list[float]]:
@@ -83,7 +100,6 @@ def _trade_off(axis: Any, scene: dict[str, Any]) -> None:
             elinewidth=1,
             capsize=2,
             linestyle="none",
-            label=each["label"],
             zorder=3,
             **_style(at),
         )
@@ -94,9 +110,17 @@ def _trade_off(axis: Any, scene: dict[str, Any]) -> None:
         axis.text(0.5, 0.5, "no policy reached the target", transform=axis.transAxes, ha="center")
         return
     axis.set_xlim(0, 1.18 * max(speeds))
-    axis.set_ylim(0, 1.45 * max(steps))
+    axis.set_ylim(0, 1.3 * max(steps))
     _diagonals(axis)
-    axis.legend(fontsize=9, ncols=3, loc="upper left", framealpha=0.9, handletextpad=0.3)
+    axis.text(
+        *(0.99, 0.03),
+        "grey: equal seconds to the target",
+        transform=axis.transAxes,
+        fontsize=8,
+        color=GREY,
+        ha="right",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+    )
     _tidy(axis)
 
 
@@ -155,34 +179,35 @@ def _product(axis: Any, scene: dict[str, Any]) -> None:
 
 def _curves(axis: Any, scene: dict[str, Any]) -> None:
     """Draw the loss over time."""
+    start = scene["policies"][0]["curve"]["loss"][0]
     for at, each in enumerate(scene["policies"]):
         curve = each["curve"]
-        axis.plot(
-            curve["seconds"], curve["loss"], color=_style(at)["color"], label=each["label"], lw=1.5
-        )
-    _level(axis, scene["target"], "target")
+        axis.plot(curve["seconds"], curve["loss"], color=_style(at)["color"], linewidth=1.5)
+    _level(axis, scene["target"], "target", "bottom")
     if scene["bayes_loss"] is not None:
-        _level(axis, scene["bayes_loss"], "the best possible model")
+        _level(axis, scene["bayes_loss"], "the best possible model", "top")
+        axis.set_ylim(bottom=scene["bayes_loss"] - 0.1 * (start - scene["bayes_loss"]))
     axis.set_title("Learning", fontsize=10, loc="left")
     axis.set_xlabel("seconds")
     axis.set_ylabel("held-out log-loss (nats)")
     axis.set_xlim(left=0)
-    axis.legend(fontsize=9, loc="upper right", framealpha=0.9)
+    axis.set_ylim(top=min(axis.get_ylim()[1], 1.1 * start))  # first steps may be wild
     _tidy(axis)
 
 
-def _level(axis: Any, loss: float, text: str) -> None:
+def _level(axis: Any, loss: float, text: str, side: str) -> None:
     axis.axhline(loss, color=GREY, linestyle="--", linewidth=1)
     axis.annotate(
         f"{text} {loss:.4f}",
         (0.99, loss),
         xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
+        xytext=(0, 2 if side == "bottom" else -2),
         textcoords="offset points",
         ha="right",
-        va="bottom",
+        va=side,
         fontsize=8,
-        color=GREY,
+        color="#333333",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
     )
 
 
