@@ -25,7 +25,7 @@ unexport PYTHONPATH
 .PHONY: help
 help: ## list the targets
 	@echo "fastps: make TARGET, where TARGET is"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 # ---- Use
 
@@ -43,8 +43,8 @@ test: $(VENV)/.installed ## build and run all tests; PYTEST_ARGS="-k name" for s
 
 .PHONY: consistency
 consistency: $(VENV)/.installed ## BSP bits on all cluster sizes, SSP over 10^5 pulls (minutes)
-	CONSISTENCY=full $(PY) -m pytest -o timeout=600 tests/test_bsp.py tests/test_ssp.py \
-	  -k clusters $(PYTEST_ARGS)
+	CONSISTENCY=full $(PY) -m pytest --durations=0 tests/test_bsp.py tests/test_ssp.py \
+	  $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less
