@@ -43,6 +43,7 @@ def crew(request, monkeypatch, _clean_environment):
                 first = fastps.connect(embedded=True, num_servers=2, num_workers=n)
                 stack.enter_context(first)
                 join = first.worker
+                start.join_group = lambda group: first.worker(group=group)
             else:
                 cluster = stack.enter_context(LocalCluster(2, n, data_threads=2))
 
@@ -53,11 +54,10 @@ def crew(request, monkeypatch, _clean_environment):
                         return stack.enter_context(cluster.connect())
 
                 first = join(0)
-                start.cluster = cluster
+                start.join_group = lambda group: cluster.connect(group=group)
             start.join = join
             return [first, *(join(rank) for rank in range(1, joined))]
 
-        start.is_tcp = request.param == "tcp"
         yield start
 
 
@@ -301,10 +301,8 @@ def test_set_lr_counts_from_the_fold_of_its_step(crew) -> None:
 
 def test_another_group_reads_ungated_and_may_not_write(crew) -> None:
     clients = crew(2)
-    if not crew.is_tcp:
-        pytest.skip("an embedded cluster has one group")
     a, b = tables_of(clients)
-    with crew.cluster.connect(group="eval") as reader:
+    with crew.join_group("eval") as reader:
         assert reader.group == "eval"
         t = reader.table("t")
         push(a, 1.0)
