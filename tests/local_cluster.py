@@ -44,7 +44,7 @@ class LocalCluster:
         with contextlib.closing(SocketControl(self.address)) as control:
             registered, blob = control.call(register, 20.0)
         assert blob is not None
-        server.start(registered.server_id, blob, self.address)
+        server.start(registered.server_id, blob, self.address, registered.rounds)
         self._servers.append(server)
 
     def connect(self, **options: Any) -> fastps.Client:

@@ -412,3 +412,39 @@ def test_help_teaches(tmp_path: Path) -> None:
     text = job.out.decode()
     for word in ("--servers", "--group", "--max-restarts", "-m package", "exit code", "130"):
         assert word in text
+
+
+def test_the_end_tells_who_was_slow_and_how_stale_pulls_were(launch, tmp_path: Path) -> None:
+    job = launch(
+        """
+        import time
+        import fastps
+        with fastps.connect() as client:
+            table = client.sparse_table("w", consistency=fastps.SSP(1))
+            for _ in range(6):
+                table.pull([1])
+                time.sleep(0.08 if client.rank == 2 else 0.01)
+                table.push([1], [1.0])
+                client.clock()
+        """,
+        "--workers=3",
+        "--summary=summary.json",
+    )
+    assert job.wait() == 0, job.err
+    assert "group default: 18 steps of 3 workers" in job.err
+    assert re.search(r"slow: rank 2 \(\d+(\.\d+)? ms\)", job.err)
+    assert re.search(r"table w: 18 pulls saw a staleness of 0: \d+%, 1: \d+%", job.err)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["exit_code"] == 0
+    assert [(each["rank"], each["code"]) for each in summary["workers"]] == [(0, 0), (1, 0), (2, 0)]
+    (group,) = summary["groups"]
+    assert sum(group["staleness"]["w"].values()) == 18
+    assert set(group["staleness"]["w"]) <= {"0", "1"}
+    slow = {each["rank"]: each["busy_s"] / each["steps"] for each in group["step_times"]}
+    assert slow[2] > 2 * slow[0], "waits at gates are no work"
+
+
+def test_a_job_without_steps_says_nothing_of_them(launch) -> None:
+    job = launch("import fastps; fastps.connect().close()")
+    assert job.wait() == 0
+    assert len(job.err.splitlines()) == 1

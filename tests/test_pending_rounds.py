@@ -132,7 +132,8 @@ def test_a_push_to_a_folded_round_is_counted_and_has_no_effect() -> None:
     shard = bsp("sparse", SGD(lr=1.0))
     key, gradient = uint64s([7]), floats([1, 1, 1])
     shard.close_round(0, [])
-    assert shard.apply("push", key, gradient, sequence=1, step=0) == (CODE_OK, 0)
+    assert shard.apply("push", key, gradient, sequence=1, step=0) == (CODE_OK, 1)
+    assert shard.apply("push", key, gradient, sequence=1, step=0) == (CODE_OK, 1), "a repeat"
     assert shard.rounds() == (1, 1)
     shard.close_round(1, [1])
     assert not shard.contains(key).any()

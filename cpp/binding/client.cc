@@ -190,6 +190,8 @@ class ClientHandle {
     return {told.clock, told.minimum, told.rounds};
   }
 
+  uint64_t LatePushes() const { return client_->n_late_pushes(); }
+
   void EndStep(uint64_t clock, uint64_t busy_us) {
     py::gil_scoped_release release;
     client_->EndStep(clock, busy_us);
@@ -467,6 +469,7 @@ void BindClient(py::module_& m) {
       .def("install_clocks", &ClientHandle::InstallClocks, py::arg("session"), py::arg("number"),
            py::arg("clock"), py::arg("minimum"), py::arg("rounds"))
       .def("clocks", &ClientHandle::Clocks)
+      .def("late_pushes", &ClientHandle::LatePushes)
       .def("end_step", &ClientHandle::EndStep, py::arg("clock"), py::arg("busy_us"))
       .def(
           "wait_for_gate",

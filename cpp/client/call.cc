@@ -92,10 +92,19 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
     FailMessage(message, StatusOf(code, plan_->spec()));
     return Verdict::kDone;
   }
+  if (op_ == Op::kPush) CountLate(reply);
   if (key_set_ != nullptr && all_remembered && !reply.parts.empty()) key_set_->SetKnown(message);
   if (!detached_) TakeResults(message, reply);
   --n_open_;
   return Verdict::kDone;
+}
+
+void Call::CountLate(const Reply& reply) {
+  const bool late = std::ranges::any_of(
+      reply.parts, [](const PartResult& part) { return part.detail != 0; });
+  if (!late || late_) return;
+  late_ = true;  // once for all its messages
+  if (n_late_pushes != nullptr) n_late_pushes->fetch_add(1, std::memory_order_relaxed);
 }
 
 void Call::TakeResults(size_t message, const Reply& reply) {

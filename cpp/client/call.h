@@ -103,8 +103,11 @@ class Call {
   uint64_t argument = 0;              // as in the request
   Gate gate;                          // asynchronous calls start when it opens
   std::atomic<bool> observed{false};  // somebody was told the status
+  // Counts the pushes that came too late for their round, when there is one.
+  std::shared_ptr<std::atomic<uint64_t>> n_late_pushes;
 
  private:
+  void CountLate(const Reply& reply);
   void TakeResults(size_t message, const Reply& reply);
   void Fail(Status status);
 
@@ -115,6 +118,7 @@ class Call {
   const std::shared_ptr<KeySetState> key_set_;
   size_t n_open_;  // messages that have not ended
   bool detached_ = false;
+  bool late_ = false;  // some part came too late for its round
   Status status_;
   std::vector<ShardId> lost_shards_;
   std::vector<ServerId> lost_servers_;

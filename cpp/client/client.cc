@@ -197,6 +197,7 @@ std::vector<Buffer> Client::GatherAll(const Call& call) {
 
 void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms) {
   n_requests_.fetch_add(1, std::memory_order_relaxed);
+  call->n_late_pushes = n_late_pushes_;
   if (runtime_ == nullptr && RunsNow(*call, mode, deadline_ms)) {
     RunEmbedded(*call, {}, deadline_ms);
     return;

@@ -97,6 +97,8 @@ class Client {
   // Ends all calls with kClosed and lets the sockets go. May be called twice.
   void Close();
 
+  // Pushes whose round was closed without them.
+  uint64_t n_late_pushes() const { return n_late_pushes_->load(std::memory_order_relaxed); }
   uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
 
  private:
@@ -143,6 +145,8 @@ class Client {
   const SessionId session_;
   const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
   std::atomic<uint64_t> n_requests_{0};
+  const std::shared_ptr<std::atomic<uint64_t>> n_late_pushes_ =
+      std::make_shared<std::atomic<uint64_t>>(0);
   Waker waker_;
 
   Mutex mutex_;

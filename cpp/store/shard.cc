@@ -85,9 +85,9 @@ WriteResult Shard::Execute(const Write& write) {
 WriteResult Shard::PushToRound(const Write& write) {
   if (pending_.StateOf(*write.step) == PendingRounds::State::kFolded) {
     ++n_late_;
-  } else {
-    pending_.Add(write.session, *write.step, write.selection, write.values, *data_);
+    return {Code::kOk, 1};
   }
+  pending_.Add(write.session, *write.step, write.selection, write.values, *data_);
   return {};
 }
 

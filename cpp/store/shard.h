@@ -45,7 +45,8 @@ struct Write {
 
 struct WriteResult {
   Code code = Code::kOk;
-  uint64_t detail = 0;      // remove: rows removed; kGap: the sequence wanted
+  // Remove: rows removed; push: 1 when its round was folded without it; kGap: the sequence wanted.
+  uint64_t detail = 0;
   bool remembered = false;  // the keys may be left out next time
 };
 

@@ -100,7 +100,9 @@ struct PartResult {
   uint8_t reserved[2] = {};
   uint32_t n_keys = 0;    // of this part, in the reply's keys
   uint32_t n_values = 0;  // of this part, in the reply's values
-  uint64_t detail = 0;    // remove: rows removed; scan: the next cursor; gap: the sequence wanted
+  // Remove: rows removed; scan: the next cursor; push: 1 when it came too late for its round; gap:
+  // the sequence wanted.
+  uint64_t detail = 0;
 };
 static_assert(sizeof(PartResult) == 24);
 

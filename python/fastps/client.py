@@ -411,6 +411,7 @@ class Client:
             leave = m.Leave(
                 self._session,
                 staleness=steps.staleness(),
+                late=self._core.late_pushes(),
                 clock=steps.clock,
                 busy_us=steps.busy_us,
             )

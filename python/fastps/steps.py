@@ -14,6 +14,8 @@ from fastps.errors import FastPSTimeoutError, StalePullError
 
 __all__ = ["Steps", "Turn", "describe_slowest"]
 
+STALENESS_ENTRIES = 4096  # scheduler/pace.py: ENTRIES_MAX
+
 
 class Turn(NamedTuple):
     """A call's place among the steps.
@@ -157,12 +159,19 @@ class Steps:
             return dict(sorted(self._staleness[table].items()))
 
     def staleness(self) -> dict[str, dict[str, int]]:
-        """Return the same for all tables, with the steps as text."""
+        """Return the same for all tables, with the steps as text, for the scheduler.
+
+        It takes so many entries, so that far steps are counted as "so many or more".
+        """
         with self._lock:
-            return {
-                table: {str(steps): pulls for steps, pulls in sorted(seen.items())}
-                for table, seen in self._staleness.items()
-            }
+            most = STALENESS_ENTRIES // max(1, len(self._staleness)) - 2
+            sums: dict[str, dict[str, int]] = {}
+            for table, seen in list(self._staleness.items())[: STALENESS_ENTRIES // 4]:
+                counted: Counter[int] = Counter()
+                for steps, pulls in seen.items():
+                    counted[min(steps, max(1, most))] += pulls
+                sums[table] = {str(steps): pulls for steps, pulls in sorted(counted.items())}
+            return sums
 
 
 def describe_slowest(status: dict[str, Any], group: str) -> str:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from fastps.config import child_environment
 from fastps.launch.job_file import JobFile, ProcessEntry
@@ -21,6 +22,7 @@ from fastps.launch.notifier import Notifier
 from fastps.launch.output import Relay
 from fastps.launch.process import ChildProcess, Guardian, describe_exit
 from fastps.launch.spec import JobResult, JobSpec
+from fastps.launch.summary import pace_lines
 from fastps.scheduler.messages import ProcessExited
 
 __all__ = ["run"]
@@ -33,6 +35,8 @@ WORKER_GRACE_SECONDS = 2.0
 ROLE_GRACE_SECONDS = 1.0
 # A pipe may be held open by a process that left its group; nobody waits for it longer.
 PIPE_GRACE_SECONDS = 0.5
+# How it went is worth so long a wait at the end.
+STATUS_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -102,6 +106,7 @@ class Supervisor:
         self._ending = False
         self._first_failure: int | None = None
         self._role_lost = False
+        self._status: dict[str, Any] | None = None  # as it was when the workers had ended
         self._started = time.monotonic()
 
     def stop(self, number: int) -> None:
@@ -277,6 +282,8 @@ class Supervisor:
         """End what still runs: workers, then servers, then the scheduler."""
         self._ending = True
         self._end("worker", self._stop_signal or signal.SIGTERM, WORKER_GRACE_SECONDS)
+        if self._notifier is not None and self._stop_signal is None and self._running("scheduler"):
+            self._status = self._notifier.ask_status(STATUS_SECONDS)
         self._end("server", signal.SIGTERM, ROLE_GRACE_SECONDS)
         self._end("scheduler", signal.SIGTERM, ROLE_GRACE_SECONDS)
         if self._notifier is not None:
@@ -311,6 +318,8 @@ class Supervisor:
 
     def _summarize(self) -> None:
         seconds = time.monotonic() - self._started
+        for line in pace_lines(self._status or {}):
+            self._say(line)
         codes = [slot.code for slot in self._slots if slot.role == "worker"]
         failed = sum(code != 0 for code in codes)
         self._say(
@@ -331,7 +340,8 @@ class Supervisor:
             for slot in self._slots
             if slot.role == "worker" and slot.code is not None
         }
-        return JobResult(exit_code, time.monotonic() - self._started, workers)
+        groups = (self._status or {}).get("groups", [])
+        return JobResult(exit_code, time.monotonic() - self._started, workers, groups)
 
     def _say(self, text: str) -> None:
         self._relay.say(f"fastps-launch: {text}")

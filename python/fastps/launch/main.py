@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The arguments after the program's name; those of the process when not given.
     """
     spec = parse(list(sys.argv[1:] if argv is None else argv))
-    return run(spec).exit_code
+    result = run(spec)
+    if spec.summary is not None:
+        try:
+            spec.summary.write_text(json.dumps(result.to_json(), indent=1) + "\n")
+        except OSError as error:
+            print(f"fastps-launch: --summary {spec.summary}: {error}", file=sys.stderr)
+    return result.exit_code
 
 
 def parse(arguments: list[str]) -> JobSpec:
@@ -93,14 +100,18 @@ def parse(arguments: list[str]) -> JobSpec:
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
         parser.error(f"--group: each name once, and not {DEFAULT_GROUP!r}, the script's own group")
-    if options.job_file is not None and not options.job_file.absolute().parent.is_dir():
-        parser.error(f"--job-file {options.job_file}: its folder does not exist")
+    for option in ("job_file", "summary"):
+        path = getattr(options, option)
+        if path is not None and not path.absolute().parent.is_dir():
+            name = option.replace("_", "-")
+            parser.error(f"--{name} {path}: its folder does not exist")
     return JobSpec(
         num_servers=options.servers,
         groups=tuple(groups),
         data_threads=options.data_threads,
         max_restarts=options.max_restarts,
         job_file=options.job_file,
+        summary=options.summary,
         prefix=not options.no_prefix,
     )
 
@@ -153,6 +164,13 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="J",
         help="keep a JSON file of the running processes for fastps status; removed at the end",
+    )
+    add(
+        "--summary",
+        type=Path,
+        metavar="S",
+        help="write a JSON file at the end: exit codes, each rank's steps and time of work on them, "
+        "seen staleness of each table, late pushes",
     )
     add("--no-prefix", action="store_true", help="print lines without the name of their process")
     add(

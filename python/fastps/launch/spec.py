@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["JobResult", "JobSpec", "WorkerGroup"]
 
@@ -45,6 +46,8 @@ class JobSpec:
         How often each worker, and each server, is started again after it failed.
     job_file : Path or None
         Where to tell of the running processes.
+    summary : Path or None
+        Where to write, at the end, what became of the job, as JSON.
     prefix : bool
         Whether lines of output say who printed them.
     role_command : tuple of str
@@ -56,6 +59,7 @@ class JobSpec:
     data_threads: int = 1
     max_restarts: int = 0
     job_file: Path | None = None
+    summary: Path | None = None
     prefix: bool = True
     role_command: tuple[str, ...] = (sys.executable, "-m", "fastps")
 
@@ -74,8 +78,24 @@ class JobResult:
         From start to end.
     workers : dict of (str, int) to int
         The exit code of the last attempt of each (group, rank), negative: minus the signal.
+    groups : list of dict
+        What the scheduler said of the groups at the end: step times, seen staleness, late pushes
+        (scheduler/CONTROL.md lists the names). Empty when it could not be asked.
     """
 
     exit_code: int
     seconds: float
     workers: dict[tuple[str, int], int] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain values, for ``--summary``."""
+        return {
+            "exit_code": self.exit_code,
+            "seconds": round(self.seconds, 3),
+            "workers": [
+                {"group": group, "rank": rank, "code": code}
+                for (group, rank), code in sorted(self.workers.items())
+            ],
+            "groups": self.groups,
+        }
