@@ -31,7 +31,7 @@ class LocalCluster:
         state = SchedulerState(JobShape(servers, {"default": workers}), 99, time.monotonic())
         self._service = SchedulerService("tcp://127.0.0.1:*", state, self._context)
         self.address = self._service.address
-        self._thread = threading.Thread(target=self._service.run)
+        self._thread = threading.Thread(target=self._service.run, daemon=True)
         self._thread.start()
         self._servers: list[_core.Server] = []
         for _ in range(servers):
