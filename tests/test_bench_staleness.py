@@ -29,7 +29,7 @@ from fastps_bench.staleness_report import staleness_table
 from fastps_bench.staleness_setting import Scene, Slow, Stall, default_scenes, label, policy
 from fastps_bench.staleness_worker import RunPlan
 
-TINY = ["--workers=2", "--steps=6", "--step-ms=1", "--examples=500", "--batch=8"]
+TINY = ["--workers=2", "--steps=6", "--step-ms=1", "--examples=500", "--batch=8", "--lr=0.1"]
 PNG = b"\x89PNG\r\n\x1a\n"
 FACTS = ("fastps", "commit", "date", "cpu", "cpus", "memory_gib", "kernels", "libzmq", "numpy")
 

@@ -76,7 +76,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add("--workers", type=positive, default=4, metavar="N", help="worker processes (default: 4)")
     add("--servers", type=positive, default=1, metavar="N", help="server processes (default: 1)")
-    add("--steps", type=positive, default=80, metavar="N", help="of each worker (default: 80)")
+    add("--steps", type=positive, default=64, metavar="N", help="of each worker (default: 64)")
     add("--step-ms", type=_milliseconds, default=10.0, metavar="MS", help="of a step (default: 10)")
     add("--repeats", type=positive, default=3, metavar="N", help="of every run (default: 3)")
     add("--target", type=_loss, metavar="LOSS", help="log-loss to reach; see below for the default")

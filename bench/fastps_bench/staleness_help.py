@@ -31,10 +31,12 @@ Two kinds of delay (without --slow and --stall both are measured, one after the 
       others run s steps ahead, once, and from then on wait at every step, at the pace of the
       slow worker. A bound on staleness is a bound on how far a worker may be behind, and this one
       falls behind for ever. SSP is for delays that pass.
-      Nor does ASP help as long as each worker has a fixed number of steps to do: the others just
-      finish early. With --chunks they share the work by client.chunks(): whoever is free takes
-      the next piece, so the slow worker does fewer steps. That needs ASP as well: under BSP and
-      SSP the clocks of all workers have to move on together, however the work is shared.
+      With a fixed number of steps for each worker the job lasts as long under ASP, too: the others
+      just finish early. With --chunks they share the work by client.chunks(): whoever is free
+      takes the next piece, so the slow worker does fewer steps. Only that and ASP together make
+      the job shorter: under BSP and SSP all clocks have to move on together, however the work is
+      shared. (bsp:1, a backup worker, is the other way: rounds are closed without the slowest
+      worker, whose gradients are then lost. That costs steps.)
 """
 EPILOG = """\
 The target: unless --target gives one, the loss that is 90 % of the way from knowing nothing (ln 2)
@@ -43,15 +45,17 @@ first time it is. A worker of the group "eval" copies the model every few millis
 waiting; losses are computed when the run is over. Minibatches and stalls are the same for every
 policy. With generated data the held-out loss is exact: the true probabilities are known.
 
-SGD is the default because it treats the sum of four gradients, as BSP applies it, like the four
-after each other. AdaGrad does not. A larger --lr makes learning faster, and stale gradients dearer.
+Steps to the target differ little here, and that is no mistake: with N workers N gradients are under
+way at a time under every policy, and a pull sees all that has arrived. SGD is the default because
+the sum of N gradients, which is what BSP applies, moves weights as far as the N after each other;
+with AdaGrad it does not. Where BSP alone learns badly, --lr is too large for that sum.
 
 examples:
   fastps-bench staleness --plot staleness.png            both kinds of delay, some two minutes
   fastps-bench staleness --stall p=0.1,factor=10         rare, long stalls
   fastps-bench staleness --slow rank=0,factor=4          a slow worker and fixed work: see why
   fastps-bench staleness --slow rank=0,factor=4 --chunks ... and shared work
-  fastps-bench staleness --policies bsp,bsp:1,ssp:3,asp --slow rank=0,factor=4   a backup worker
+  fastps-bench staleness --slow rank=0,factor=4 --chunks --policies bsp,bsp:1,asp   backup worker
   fastps-bench staleness --slow rank=0,factor=1          nobody is slow
-  fastps-bench staleness --data train.libsvm --lr 0.5    your own data
+  fastps-bench staleness --data train.libsvm --lr 0.2    your own data
 """
