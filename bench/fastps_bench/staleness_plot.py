@@ -112,7 +112,7 @@ def _trade_off(axis: Any, scene: dict[str, Any]) -> None:
         axis.text(0.5, 0.5, "no policy reached the target", transform=axis.transAxes, ha="center")
         return
     axis.set_xlim(0, 1.18 * max(speeds))
-    axis.set_ylim(0, 1.3 * max(steps))
+    axis.set_ylim(0, 1.3 * max(*steps, 1.0))
     _diagonals(axis)
     axis.text(
         *(0.99, 0.03),
