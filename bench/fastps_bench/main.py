@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fastps_bench import memory, sparse, staleness
+from fastps_bench import latency, memory, sparse, staleness
 
 __all__ = ["main"]
 
@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fastps-bench", description="Measure fastps.")
     commands = parser.add_subparsers(required=True, metavar="BENCHMARK")
     sparse.add_parser(commands)
+    latency.add_parser(commands)
     memory.add_parser(commands)
     staleness.add_parser(commands)
     options = parser.parse_args(argv)
