@@ -148,6 +148,27 @@ def test_a_pull_begun_in_a_step_reflects_that_step_though_it_is_read_later(crew)
     assert np.all(third.result(20) == 2)
 
 
+@pytest.mark.xfail(reason="a pull_async answered after its step ended sees rounds of later steps")
+def test_a_pull_that_is_answered_late_sees_nothing_of_the_steps_ended_since(crew) -> None:
+    """A pull waits at its gate; its worker pushes and ends the step; then two rounds close."""
+    clients = crew(2)
+    a, b = tables_of(clients, row_shape=(16,))
+    keys = np.arange(10_000)
+    ones = np.ones((keys.size, 16))
+    total = 0
+    for _ in range(12):
+        a.push_async(keys, ones)
+        clients[0].clock()
+        late = a.pull_async(keys)
+        a.push_async(keys, ones)
+        clients[0].clock()
+        for _ in range(2):
+            b.push_async(keys, ones)
+            clients[1].clock()
+        assert set(np.unique(late.result(20))) == {total + 2}
+        total += 4
+
+
 # Rounds.
 
 
