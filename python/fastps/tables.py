@@ -16,6 +16,7 @@ from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_ro
 from fastps.steps import Turn
 
 if TYPE_CHECKING:
+    from fastps._core import Ticket
     from fastps.client import Client
     from fastps.scheduler.messages import TableDefinition
 
@@ -163,7 +164,14 @@ class _Table:
             )
         self._client._steps.wrote(self._policy)
 
-    def _pull_started(self, start: Callable[..., _core.Ticket], what: Any, finish: Any) -> Any:
+    # Each starts a call, which waits at its gate by itself, and returns its future.
+
+    def _pull_started(
+        self,
+        start: Callable[..., Ticket],
+        what: Any,
+        finish: Callable[[FloatArray], FloatArray],
+    ) -> Future[FloatArray]:
         gate = self._policy.pull_gate(self._client.clock_value) if self._is_own else Gate()
         turn = self._turn(gate, self._client._timeout(None))
         ticket = start(self._id, what, turn.seconds, turn.step, gate.minimum, gate.rounds)
@@ -171,7 +179,7 @@ class _Table:
         return Future(ticket, finish, turn.seconds, self._gate_of(gate))
 
     def _push_started(
-        self, start: Callable[..., _core.Ticket], what: Any, values: FloatArray
+        self, start: Callable[..., Ticket], what: Any, values: FloatArray
     ) -> Future[None]:
         self._note_write()
         gate = self._policy.push_gate(self._client.clock_value) if self._is_own else Gate()
