@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import signal
 import time
 
 import numpy as np
@@ -92,6 +93,27 @@ def test_equal_bits_embedded(servers, n_workers) -> None:
         runs = together(*(functools.partial(work, rank) for rank in range(n_workers)))
     for digests in runs:
         assert digests == expected(n_workers, n_steps)
+
+
+def step_until_one_is_killed(worker: Worker) -> list[float]:
+    """Rank 2 dies in its 11th step, between two pushes; the others do 40 steps."""
+    client = fastps.connect()
+    keys = np.arange(100)
+    table = client.sparse_table("t", consistency=fastps.BSP())
+    for step in range(40):
+        assert np.all(table.pull(keys) == 3 * min(step, 10) + 2 * max(0, step - 10))
+        table.push(keys, np.ones(100))
+        if (client.rank, step) == (2, 10):
+            os.kill(os.getpid(), signal.SIGKILL)
+        client.clock()
+    return sorted(set(table.pull(keys).tolist()))
+
+
+@pytest.mark.processes
+def test_of_a_worker_that_is_killed_only_the_ended_steps_count(cluster) -> None:
+    job = cluster(step_until_one_is_killed, servers=2, workers=3)
+    assert job.wait() == 128 + signal.SIGKILL
+    assert [job.wait_for(f"result-default-{rank}") for rank in (0, 1)] == [[90.0], [90.0]]
 
 
 # The order of floats in single numbers, where any other order gives other bits.
