@@ -8,7 +8,14 @@ import time
 from pathlib import Path
 
 from fastps.cli import role
-from fastps.cli.options import SERVERS_MAX, WORKERS_MAX, named_number, whole_number
+from fastps.cli.options import (
+    LEASE_HELP,
+    SERVERS_MAX,
+    WORKERS_MAX,
+    lease,
+    named_number,
+    whole_number,
+)
 from fastps.config import DEFAULT_GROUP
 from fastps.errors import ConfigError
 
@@ -51,6 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=K",
         help="a further group, with K workers to wait for; may be given several times",
     )
+    parser.add_argument("--lease", type=lease, default=10.0, metavar="SECONDS", help=LEASE_HELP)
     parser.add_argument(
         "--journal",
         type=Path,
@@ -75,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         if name in groups:
             raise ConfigError(f"group {name!r} is given twice; --workers is {DEFAULT_GROUP!r}")
         groups[name] = number
-    shape = JobShape(arguments.servers, groups, patience=settings.gate_timeout)
+    shape = JobShape(arguments.servers, groups, arguments.lease, settings.gate_timeout)
     state = SchedulerState(shape, secrets.randbits(63) + 1, time.monotonic())
     journal = None if arguments.journal is None else Journal(arguments.journal)
     if journal is not None and journal.read():

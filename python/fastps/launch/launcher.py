@@ -133,8 +133,9 @@ class Supervisor:
 
     def _start_scheduler(self) -> bool:
         groups = [f"--group={group.name}={group.num_workers}" for group in self._spec.groups]
-        arguments = ("--address=tcp://127.0.0.1:*", f"--servers={self._spec.num_servers}")
-        command = (*self._spec.role_command, "scheduler", *arguments, "--workers=0", *groups)
+        servers, lease = f"--servers={self._spec.num_servers}", f"--lease={self._spec.lease!r}"
+        arguments = ("--address=tcp://127.0.0.1:*", servers, "--workers=0", *groups, lease)
+        command = (*self._spec.role_command, "scheduler", *arguments)
         scheduler = Slot("scheduler", None, 0, "scheduler", command, child_environment({}))
         self._slots.append(scheduler)
         self._start(scheduler)

@@ -12,8 +12,10 @@ from pathlib import Path
 from fastps import _core
 from fastps.cli.options import (
     DATA_THREADS_MAX,
+    LEASE_HELP,
     SERVERS_MAX,
     WORKERS_MAX,
+    lease,
     named_number,
     whole_number,
 )
@@ -110,6 +112,7 @@ def parse(arguments: list[str]) -> JobSpec:
         groups=tuple(groups),
         data_threads=options.data_threads,
         max_restarts=options.max_restarts,
+        lease=options.lease,
         job_file=options.job_file,
         summary=options.summary,
         prefix=not options.no_prefix,
@@ -159,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=number,
         help="how often each worker, and each server, is started again when it fails (default: 0)",
     )
+    add("--lease", type=lease, default=10.0, metavar="SECONDS", help=LEASE_HELP)
     add(
         "--job-file",
         type=Path,
@@ -169,8 +173,8 @@ def _parser() -> argparse.ArgumentParser:
         "--summary",
         type=Path,
         metavar="S",
-        help="write a JSON file at the end: exit codes, each rank's steps and time of work on them, "
-        "seen staleness of each table, late pushes",
+        help="write a JSON file at the end: exit codes, each rank's steps and time of work on "
+        "them, seen staleness of each table, late pushes",
     )
     add("--no-prefix", action="store_true", help="print lines without the name of their process")
     add(

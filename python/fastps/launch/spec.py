@@ -44,6 +44,8 @@ class JobSpec:
         Of each server.
     max_restarts : int
         How often each worker, and each server, is started again after it failed.
+    lease : float
+        Seconds of silence that end a worker's session; ``math.inf``: never.
     job_file : Path or None
         Where to tell of the running processes.
     summary : Path or None
@@ -58,6 +60,7 @@ class JobSpec:
     groups: tuple[WorkerGroup, ...]
     data_threads: int = 1
     max_restarts: int = 0
+    lease: float = 10.0
     job_file: Path | None = None
     summary: Path | None = None
     prefix: bool = True
