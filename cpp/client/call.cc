@@ -100,8 +100,8 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
 }
 
 void Call::CountLate(const Reply& reply) {
-  const bool late = std::ranges::any_of(
-      reply.parts, [](const PartResult& part) { return part.detail != 0; });
+  const bool late =
+      std::ranges::any_of(reply.parts, [](const PartResult& part) { return part.detail != 0; });
   if (!late || late_) return;
   late_ = true;  // once for all its messages
   if (n_late_pushes != nullptr) n_late_pushes->fetch_add(1, std::memory_order_relaxed);

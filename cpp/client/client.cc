@@ -12,8 +12,6 @@ namespace {
 
 Status ClosedStatus() { return Status(Code::kClosed, "the client was closed"); }
 
-Status LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
-
 }  // namespace
 
 Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uint64_t clock,
@@ -90,88 +88,6 @@ void Client::InstallMap(std::shared_ptr<const ClusterMap> map) {
   changed_.notify_all();
 }
 
-void Client::InstallClocks(const ClockNotice& notice) {
-  MutexLock lock(mutex_);
-  if (notice.session != session_ || notice.number < told_.number) return;
-  // Of one number, the later notice says the same of the group and perhaps more of this worker.
-  if (notice.number == told_.number && notice.clock <= told_.clock) return;
-  told_ = notice;
-  StartGated();
-  changed_.notify_all();
-}
-
-ClockNotice Client::told() {
-  MutexLock lock(mutex_);
-  return told_;
-}
-
-void Client::EndStep(uint64_t clock, uint64_t busy_us) {
-  MutexLock lock(mutex_);
-  clock_ = std::max(clock_, clock);
-  busy_us_ = busy_us;
-  if (control_link_ != nullptr) control_link_->SendHeartbeat();
-}
-
-bool Client::IsOpen(const Gate& gate) const {
-  if (gate.always_open()) return true;
-  // What opened the gate may rest on a map that is still on its way.
-  return gate.IsOpen(told_) && map_->version >= told_.map_version;
-}
-
-bool Client::WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status) {
-  MutexLock lock(mutex_);
-  for (;;) {
-    *status = CheckOpen();
-    if (!status->ok() || IsOpen(gate)) return true;
-    const int64_t now_ms = NowMs();
-    if (now_ms >= deadline_ms) return false;
-    const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
-    changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
-  }
-}
-
-bool Client::IsGated(const Call& call) const {
-  return running_ == &call || std::ranges::any_of(gated_, [&](const GatedCall& each) {
-           return each.call.get() == &call;
-         });
-}
-
-void Client::StartGated() {
-  const Status open = CheckOpen();
-  if (open.ok() && runtime_ == nullptr) return;  // whoever waits runs them
-  std::vector<GatedCall> former = std::exchange(gated_, {});
-  gated_bytes_ = 0;
-  for (GatedCall& each : former) {
-    if (!open.ok()) {
-      for (size_t i = 0; i < each.call->batch().messages().size(); ++i) {
-        each.call->FailMessage(i, open);
-      }
-    } else if (IsOpen(each.call->gate)) {
-      StartNow(each.call, std::move(each.values), Mode::kAsync);
-    } else {
-      for (const Buffer& values : each.values) gated_bytes_ += values.size();
-      gated_.push_back(std::move(each));
-    }
-  }
-}
-
-void Client::RunGated(MutexLock& lock, int64_t deadline_ms) {
-  while (running_ == nullptr) {
-    const auto next = std::ranges::find_if(
-        gated_, [this](const GatedCall& each) { return IsOpen(each.call->gate); });
-    if (next == gated_.end()) return;
-    const GatedCall taken = std::move(*next);
-    gated_.erase(next);
-    for (const Buffer& values : taken.values) gated_bytes_ -= values.size();
-    running_ = taken.call.get();
-    lock.Unlock();
-    RunEmbedded(*taken.call, taken.values, deadline_ms);
-    lock.Lock();
-    running_ = nullptr;
-    changed_.notify_all();
-  }
-}
-
 std::shared_ptr<const ShardPlan> Client::PlanOf(TableId table) {
   MutexLock lock(mutex_);
   std::shared_ptr<const ShardPlan>& plan = plans_[table];
@@ -219,12 +135,6 @@ void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadlin
   }
   for (const Buffer& each : values) gated_bytes_ += each.size();
   gated_.push_back({call, std::move(values)});
-}
-
-bool Client::RunsNow(const Call& call, Mode mode, int64_t deadline_ms) {
-  MutexLock lock(mutex_);
-  RunGated(lock, deadline_ms);  // what was called earlier acts earlier
-  return mode == Mode::kBlocking || (IsOpen(call.gate) && running_ == nullptr);
 }
 
 void Client::StartNow(const std::shared_ptr<Call>& call, std::vector<Buffer> values, Mode mode) {
@@ -286,6 +196,8 @@ void Client::EndLostLanes() {
   lanes_changed_ = false;
   lanes_->EndWhere([this](ServerId server) { return IsLost(server) ? LostStatus() : CheckOpen(); });
 }
+
+Status Client::LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
 
 bool Client::IsLost(ServerId server) const {
   const ServerInfo* const info = map_->FindServer(server);
@@ -399,79 +311,6 @@ void Client::RunBackground() {
       changed_.wait_for(lock.native(), std::chrono::milliseconds(limits::kWaitSliceMs));
     } else {
       Lead(lock, kNeverMs);
-    }
-  }
-}
-
-OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
-                                  const Buffer& values) const {
-  struct DirectReply final : ReplySink {
-    OwnedReply reply;
-    void OnReply(OwnedReply taken) override { reply = std::move(taken); }
-  };
-  const auto submit = [&](const Request& request) {
-    DirectReply direct;
-    sink.Submit(request, direct);
-    return std::move(direct.reply);
-  };
-  const std::vector<PartHeader> parts = call.PartsOf(index);
-  const Request whole = RequestOf(call, index, session_, boot_id, parts, values);
-  if (!call.MayOmitKeys(index)) return submit(whole);
-  std::vector<PartHeader> without_keys = parts;
-  OmitKeys(&without_keys);
-  OwnedReply reply = submit(RequestOf(call, index, session_, boot_id, without_keys, values));
-  // Without sequences a part must not be applied twice, so only those that need their keys go
-  // again.
-  size_t keys_begin = 0, values_begin = 0;
-  bool forgotten = false;
-  for (size_t i = 0; i < reply.parts.size(); ++i) {
-    if (static_cast<Code>(reply.parts[i].code) == Code::kNeedKeys) {
-      forgotten = true;
-      if (!IsWrite(call.op())) break;
-      Request one = whole;
-      one.parts = std::span(parts).subspan(i, 1);
-      one.keys = whole.keys.subspan(keys_begin, parts[i].n_keys);
-      one.values = whole.values.subspan(values_begin, parts[i].n_values);
-      const OwnedReply again = submit(one);
-      if (!again.parts.empty()) reply.parts[i] = again.parts[0];
-    }
-    keys_begin += parts[i].n_keys;
-    values_begin += parts[i].n_values;
-  }
-  if (!forgotten) return reply;
-  call.ForgetKeySet(index);
-  return IsWrite(call.op()) ? std::move(reply) : submit(whole);
-}
-
-void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t deadline_ms) {
-  Status status;
-  {
-    MutexLock lock(mutex_);
-    status = CheckOpen();
-  }
-  const auto messages = call.batch().messages();
-  for (size_t i = 0; i < messages.size(); ++i) {
-    if (!status.ok()) {
-      call.FailMessage(i, status);
-      continue;
-    }
-    const ServerId server = call.plan().lanes[messages[i].lane].server;
-    const BootId boot_id = call.plan().map->FindServer(server)->boot_id;
-    RequestSink* const sink = find_sink_(boot_id);
-    if (sink == nullptr) {
-      call.FailMessage(i, LostStatus());
-      continue;
-    }
-    const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];
-    for (;;) {
-      const OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
-      if (call.OnReply(i, ViewOf(reply)) == Call::Verdict::kDone) break;
-      // The server has not heard of this client's session or table yet.
-      if (NowMs() >= deadline_ms) {
-        call.FailMessage(i, Status(Code::kTimeout, "the deadline passed"));
-        break;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
 }

@@ -103,6 +103,7 @@ class Client {
 
  private:
   Status CheckOpen() const FASTPS_REQUIRES(mutex_);
+  static Status LostStatus();
   bool IsLost(ServerId server) const FASTPS_REQUIRES(mutex_);
   bool FailOnLostServers(Call& call) FASTPS_REQUIRES(mutex_);
   // One round of the leader's work: send, wait for answers without the mutex, take them.
