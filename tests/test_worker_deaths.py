@@ -33,7 +33,7 @@ from worker_deaths import PHASES, VICTIM, Arena
 FULL = os.environ.get("DEATHS") == "full"
 N_KILLS = 200 if FULL else 20
 N_RESTARTS = 20 if FULL else 2  # of each phase, under a launcher
-N_ARENAS = 5  # at the same time: most of it is waiting for leases
+N_ARENAS = 10  # at the same time: most of it is waiting for leases
 SECONDS = 1500 if FULL else 120
 LEASE_SECONDS = 1.0
 
@@ -48,13 +48,26 @@ class Cluster:
         self.control = SocketControl(self.address)
         # Forked from a process that has imported everything, so that starting one is cheap.
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["dying_workers"])
+        self._context.set_forkserver_preload(["numpy", "zmq", "fastps"])
         self._processes: list[Any] = []
+        self._arenas: dict[int, Arena] = {}
 
-    def arena(self, name: str, is_told: bool = False) -> Arena:
-        group = f"{name}-{uuid.uuid4().hex[:8]}"
-        told = functools.partial(self._tell, group) if is_told else lambda pid: None
-        return Arena(self.folder, self.control, group, functools.partial(self._bring, group), told)
+    def arena(self, number: int, is_told: bool) -> Arena:
+        """Return the group of that number, or a new one if it was not given back."""
+        arena = self._arenas.pop(number, None)
+        if arena is not None and arena.lanes_left < 2 * N_KILLS // N_ARENAS + 3:
+            arena.close()
+            arena = None
+        if arena is None:
+            group = f"group-{number}-{uuid.uuid4().hex[:8]}"
+            arena = Arena(self.folder, self.control, group, functools.partial(self._bring, group))
+        told = functools.partial(self._tell, arena.group)
+        arena.tell = told if is_told else lambda pid: None
+        return arena
+
+    def give_back(self, number: int, arena: Arena) -> None:
+        """Keep a group in which all is well: tables and workers are dear."""
+        self._arenas[number] = arena
 
     def _bring(self, group: str, rank: int) -> Connection:
         environment = {
@@ -75,6 +88,8 @@ class Cluster:
         self.control.call(ProcessExited("worker", pid, group, VICTIM, True), CALL_SECONDS)
 
     def close(self) -> None:
+        for arena in self._arenas.values():
+            arena.close()
         for worker in self._processes:
             worker.kill()
         for worker in self._processes:
@@ -83,21 +98,15 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def held_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
-    folder = tmp_path_factory.mktemp("deaths") / "job"
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("deaths")
     options = ("--lease", str(LEASE_SECONDS))
     settings: dict[str, Any] = {"servers": 2, "seconds_max": 20 * SECONDS, "test_pid": os.getpid()}
-    with Job(folder, hold, *options, **settings) as job:
-        yield job
+    with Job(folder / "job", hold, *options, **settings) as job:
+        with contextlib.closing(Cluster(folder, job)) as cluster:
+            yield cluster
         job.say("stop")
         assert job.wait() == 0, job.err
-
-
-@pytest.fixture
-def by_hand(held_up: Job, tmp_path: Path) -> Iterator[Cluster]:
-    cluster = Cluster(tmp_path, held_up)
-    yield cluster
-    cluster.close()
 
 
 def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
@@ -105,19 +114,20 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
         return [each.result() for each in [pool.submit(call) for call in calls]]
 
 
-@pytest.mark.parametrize("found", ["by its lease", "by a report"])
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("found", ["lease", "report"])
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.replace(" ", "-"))
 def test_a_worker_killed(by_hand: Cluster, phase: str, found: str) -> None:
     needed = N_KILLS // N_ARENAS
 
     def die_often(number: int) -> int:
-        arena = by_hand.arena(f"{phase} {number}", found == "by a report")
+        arena = by_hand.arena(number, found == "report")
+        before = arena.n_kills[phase]
         for n in range(2 * needed):  # some may miss the phase
             arena.death(phase, n + number)
-            if arena.n_kills[phase] == needed:
+            if arena.n_kills[phase] == before + needed:
                 break
-        arena.close()
-        return arena.n_kills[phase]
+        by_hand.give_back(number, arena)
+        return arena.n_kills[phase] - before
 
     kills = at_once([functools.partial(die_often, number) for number in range(N_ARENAS)])
     assert kills == [needed] * N_ARENAS, "kills that hit the phase"
@@ -179,12 +189,18 @@ def test_a_worker_killed_under_a_launcher_comes_back_and_the_job_completes(
 # Not dead, only silent.
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_silent_worker_that_wakes_is_told_that_its_session_has_ended(by_hand, phase) -> None:
+def test_a_silent_worker_that_wakes_is_told_that_its_session_has_ended(by_hand: Cluster) -> None:
     """Evicted for its silence, it changes nothing any more, and each of its calls ends."""
-    arena = by_hand.arena(f"silent {phase}")
-    arena.silence(phase)
-    arena.close()
+
+    def fall_silent(number: int, phase: str) -> int:
+        arena = by_hand.arena(number, False)
+        before = arena.n_silent
+        arena.silence(phase)
+        by_hand.give_back(number, arena)
+        return arena.n_silent - before
+
+    calls = [functools.partial(fall_silent, *each) for each in enumerate(PHASES)]
+    assert at_once(calls) == [1] * len(PHASES)
 
 
 def test_a_wrong_lease_is_refused() -> None:

@@ -21,6 +21,7 @@ from dying_workers import (
     KEYS,
     MODEL,
     MODEL_WIDTH,
+    N_LANES,
     TABLES,
     Life,
     Page,
@@ -77,7 +78,18 @@ class Hand:
 
     def took(self, steps: list[int]) -> None:
         self.ended.update(steps)
-        self.clock = max(self.clock, *(step + 1 for step in steps))
+        self.clock = max([self.clock, *(step + 1 for step in steps)])
+
+    def must_have_ended(self, call: Any) -> None:
+        """Require that the last call was answered with the end of the session."""
+        outcome, message = self.outcome()
+        assert outcome == "SessionEndedError", (call, outcome, message)
+
+    def has_ended(self, call: tuple[str, ...]) -> bool:
+        self.ask(*call)
+        outcome, message = self.outcome()
+        assert outcome in ("done", "SessionEndedError"), (call, outcome, message)
+        return outcome != "done"
 
     @property
     def is_in_call(self) -> bool:
@@ -131,12 +143,13 @@ class Arena:
         returns: bool = False,
     ) -> None:
         self._folder, self._control, self.group, self._bring = folder, control, group, bring
-        self._tell, self.returns = tell, returns
+        self.tell, self.returns = tell, returns
         self._lives: list[Hand] = []
         self._dead: dict[int, Any] = {}  # lane -> what its pushes came to, once it is settled
         self._model = bsp_model.Model(MODEL, np.zeros((KEYS.size, MODEL_WIDTH), np.float32))
         self._folded = 0
         self._passes = self._held = 0
+        self.n_silent = 0
         self.n_kills = dict.fromkeys(PHASES, 0)
         come = [self.start(rank) for rank in range(3)]  # of the launcher's, any may be first
         come.sort(key=lambda hand: hand.rank)
@@ -149,6 +162,10 @@ class Arena:
         page = self._folder / f"page-{self.group}-{lane}".replace(" ", "-")
         self._lives.append(Hand(self._bring(rank), Life(lane, str(page))))
         return self._lives[-1]
+
+    @property
+    def lanes_left(self) -> int:
+        return N_LANES - len(self._lives)
 
     @property
     def live(self) -> list[Hand]:
@@ -227,33 +244,47 @@ class Arena:
         self.check()
 
     def silence(self, phase: str) -> None:
-        """Stop the victim in a phase until the others went on without it, then let it wake."""
+        """Stop the victim in a phase until the others went on without it, then let it wake.
+
+        Its writes and waits are refused at once; clock() and pulls that wait for nobody may be
+        answered until it has heard.
+        """
+        victim = self.victim or self.revive()
         self.advance()
-        victim = self.victim
-        assert victim is not None
-        waits = phase not in ("computing", "chunk")  # in a call
+        is_in_call = phase not in ("computing", "chunk")
         if phase == "chunk":
             self._passes += 1
             self._held = victim.do("begin_chunks", self._passes, N_ITEMS)
-        elif waits:
-            self._enter(phase, 0)
+        elif is_in_call:
+            self._enter(phase, 1)
         with paused(victim.pid):
             self.victim = None
+            if phase.endswith("gate"):
+                # The others open its gate; later than this it is not told so.
+                until(lambda: self.session_of(victim) is None, what="the end of its lease")
+            call = ("work", self._passes, N_ITEMS) if phase == "chunk" else ("steps", 3)
+            self._ask_survivors(call)
+            answers = [hand.answer() for hand in self.survivors]
             if phase == "chunk":
-                self._ask_survivors(("work", self._passes, N_ITEMS))
-                self._check_chunks([hand.answer() for hand in self.survivors])
-            self.advance()  # its barrier ends when the silent one counts no more
+                self._check_chunks(answers)
+            else:
+                for hand, steps in zip(self.survivors, answers, strict=True):
+                    hand.took(steps)
             self.advance()
-        calls = [("next_chunk",)] if phase == "chunk" else []
-        calls += [("push", name) for name in TABLES] + [("pull", name) for name in TABLES]
-        for call in [*([None] if waits else []), *calls, ("barrier",), ("clock",)]:
-            if call is not None:
-                victim.ask(*call)
-            outcome, message = victim.outcome()
-            assert outcome == "SessionEndedError", (call or phase, outcome, message)
+        if is_in_call:
+            victim.must_have_ended(phase)
+        elif phase == "chunk":
+            victim.ask("next_chunk")
+            victim.must_have_ended(phase)
+        for call in [*(("push", name) for name in TABLES), ("barrier",)]:
+            victim.ask(*call)
+            victim.must_have_ended(call)
+        for call in [*(("pull", name) for name in TABLES), ("clock",)]:
+            until(lambda call=call: victim.has_ended(call), what=f"an error of {call}")
         self.check()
         self.advance()
-        self.n_kills[phase] += 1
+        victim.kill()
+        self.n_silent += 1
 
     def close(self) -> None:
         for hand in self.live:
@@ -291,7 +322,10 @@ class Arena:
         assert victim is not None
         is_hit = victim.kill() and (phase != "pushing" or victim.in_flight > 0)
         self.n_kills[phase] += is_hit
-        self._tell(victim.pid)
+        self.tell(victim.pid)
+        if self.returns and phase == "barrier":
+            # Else the others may pass the barrier with the dead one, without who comes after it.
+            until(lambda: self.session_of(victim) is None, what="the launcher's word")
         self._held = victim.page["item"]
 
     # What must be true.
