@@ -46,6 +46,10 @@ consistency: $(VENV)/.installed ## BSP bits on all cluster sizes, SSP over 10^5 
 	CONSISTENCY=full $(PY) -m pytest --durations=0 tests/test_bsp.py tests/test_ssp.py \
 	  $(PYTEST_ARGS)
 
+.PHONY: deaths
+deaths: $(VENV)/.installed ## kill workers in each phase, 400 times each (minutes)
+	DEATHS=full $(PY) -m pytest --durations=0 tests/test_worker_deaths.py $(PYTEST_ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less
 	$(PY) -m fastps_bench sparse --rivals numpy $(BENCH_ARGS)
