@@ -15,7 +15,7 @@ constexpr int64_t kPatienceMs = 60'000;
 std::unique_ptr<OpenCall> Caller::Start(Op op, std::shared_ptr<const ShardPlan> plan,
                                         std::shared_ptr<const Batch> batch,
                                         std::shared_ptr<KeySetState> state,
-                                        std::vector<float> values, How how) {
+                                        std::vector<float> values, How how, const Terms& terms) {
   field_.n_calls.fetch_add(1, std::memory_order_relaxed);
   auto open = std::make_unique<OpenCall>();
   open->values = std::move(values);
@@ -24,13 +24,16 @@ std::unique_ptr<OpenCall> Caller::Start(Op op, std::shared_ptr<const ShardPlan> 
   const CallArrays arrays{open->values.data(), open->values.data(), open->flags.data()};
   open->call =
       std::make_shared<Call>(op, std::move(plan), std::move(batch), arrays, std::move(state));
+  open->call->argument = terms.argument;
+  open->call->gate = terms.gate;
   const auto mode = how == How::kAsync ? Client::Mode::kAsync : Client::Mode::kBlocking;
   client_.Start(open->call, mode, NowMs() + kPatienceMs);
   return open;
 }
 
 std::unique_ptr<OpenCall> Caller::StartKeys(Op op, TableId table, std::span<const Key> keys,
-                                            std::vector<float> values, How how) {
+                                            std::vector<float> values, How how,
+                                            const Terms& terms) {
   const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
   if (plan == nullptr) return nullptr;
   Status status;
@@ -39,11 +42,11 @@ std::unique_ptr<OpenCall> Caller::StartKeys(Op op, TableId table, std::span<cons
     STRESS_FAIL(field_, "no batch: %s", status.message().c_str());
     return nullptr;
   }
-  return Start(op, plan, std::move(batch), nullptr, std::move(values), how);
+  return Start(op, plan, std::move(batch), nullptr, std::move(values), how, terms);
 }
 
 std::unique_ptr<OpenCall> Caller::StartSet(Op op, TableId table, KeySet& keys,
-                                           std::vector<float> values, How how) {
+                                           std::vector<float> values, How how, const Terms& terms) {
   const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
   if (plan == nullptr) return nullptr;
   Status status;
@@ -53,17 +56,19 @@ std::unique_ptr<OpenCall> Caller::StartSet(Op op, TableId table, KeySet& keys,
     return nullptr;
   }
   std::shared_ptr<const Batch> batch = state->batch();
-  return Start(op, plan, std::move(batch), std::move(state), std::move(values), how);
+  return Start(op, plan, std::move(batch), std::move(state), std::move(values), how, terms);
 }
 
-std::unique_ptr<OpenCall> Caller::StartDense(Op op, std::span<const uint64_t> dense_rows,
-                                             std::vector<float> values, How how) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(field_.dense);
+std::unique_ptr<OpenCall> Caller::StartDense(Op op, TableId table,
+                                             std::span<const uint64_t> dense_rows,
+                                             std::vector<float> values, How how,
+                                             const Terms& terms) {
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
   if (plan == nullptr) return nullptr;
   std::shared_ptr<const Batch> batch = dense_rows.empty()
                                            ? MakeWholeBatch(*plan, client_.buffers())
                                            : MakeRowBatch(*plan, dense_rows, client_.buffers());
-  return Start(op, plan, std::move(batch), nullptr, std::move(values), how);
+  return Start(op, plan, std::move(batch), nullptr, std::move(values), how, terms);
 }
 
 Code Caller::Finish(OpenCall& open, std::initializer_list<Code> may_fail) {
@@ -92,8 +97,8 @@ std::vector<float> Caller::PullRows(TableId table, std::span<const Key> keys) {
   return std::move(open->values);
 }
 
-std::vector<float> Caller::PullDense() {
-  const auto open = StartDense(Op::kPull, {}, {}, How::kWait);
+std::vector<float> Caller::PullDense(TableId table) {
+  const auto open = StartDense(Op::kPull, table, {}, {}, How::kWait);
   Finish(*open);
   return std::move(open->values);
 }
@@ -116,15 +121,19 @@ void Caller::ScanAll(TableId table, const std::function<void(Key)>& visit) {
   }
 }
 
-uint64_t Caller::CountRows(TableId table) {
+std::vector<ShardReport> Caller::Stats(TableId table) {
   const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
-  const auto open = Start(Op::kStats, plan, MakeShardBatch(*plan), nullptr, {}, How::kWait);
+  const auto open = Start(Op::kStats, plan, MakeShardBatch(*plan), nullptr, {}, How::kWait, {});
   Finish(*open);
-  uint64_t rows = 0;
-  for (const ShardReport& report : open->call->results().shards) rows += report.stats.rows;
   if (open->call->results().shards.size() != plan->spec().num_shards) {
     STRESS_FAIL(field_, "stats miss a shard");
   }
+  return std::move(open->call->results().shards);
+}
+
+uint64_t Caller::CountRows(TableId table) {
+  uint64_t rows = 0;
+  for (const ShardReport& report : Stats(table)) rows += report.stats.rows;
   return rows;
 }
 

@@ -21,7 +21,7 @@ TableSpec SpecOf(const char* name, TableKind kind, RuleKind rule, uint64_t row_w
 }
 
 Field::Field(Ground* ground_in, uint32_t n_lanes_in) : ground(ground_in), n_lanes(n_lanes_in) {
-  const auto add = [&](const TableSpec& spec) { return ground->AddTable(spec); };
+  const auto add = [&](const TableSpec& spec) { return ground->AddTable(spec).id; };
   sums = add(SpecOf("sums", TableKind::kSparse, RuleKind::kAccumulate, n_lanes, 0, 16));
   scalars = add(SpecOf("scalars", TableKind::kSparse, RuleKind::kAccumulate, 1, 0, 8));
   dense = add(SpecOf("dense", TableKind::kDense, RuleKind::kAccumulate, n_lanes, kDenseRows, 5));
@@ -60,7 +60,7 @@ void CheckSums(Field& field, Client& client) {
       }
     }
   }
-  const std::vector<float> dense = caller.PullDense();
+  const std::vector<float> dense = caller.PullDense(field.dense);
   for (size_t row = 0; row < kDenseRows; ++row) {
     for (uint32_t lane = 0; lane < field.n_lanes; ++lane) {
       const float found = dense[row * field.n_lanes + lane];

@@ -4,12 +4,9 @@
 #include <utility>
 
 #include "base/check.h"
-#include "wire/map_codec.h"
 
 namespace fastps::stress {
 namespace {
-
-constexpr long kSchedulerPollMs = 20;
 
 BootId BootIdOf(uint64_t number) { return {{0x5712e55, number}}; }
 
@@ -26,6 +23,7 @@ Status Ground::StartServers(const std::string& libzmq, uint32_t n_servers, uint3
   auto map = std::make_shared<ClusterMap>();
   map->cluster_id = ClusterId(1);
   map->version = MapVersion(1);
+  closer_ = std::make_unique<Closer>(map->cluster_id, n_servers);
   std::vector<BootId> boot_ids;
   for (uint32_t i = 0; i < n_servers; ++i) boot_ids.push_back(BootIdOf(i));
   if (!libzmq.empty()) {
@@ -53,11 +51,11 @@ Status Ground::StartServers(const std::string& libzmq, uint32_t n_servers, uint3
   }
   if (runtime_ == nullptr) {
     embedded_ = std::make_unique<EmbeddedCluster>(boot_ids);
-    return embedded_->InstallMap(map);
+    if (Status status = embedded_->InstallMap(map); !status.ok()) return status;
   }
   scheduler_thread_ = std::thread([this] { RunScheduler(); });
-  for (uint32_t i = 0; i < n_servers; ++i) {
-    if (Status status = servers_[i]->Start(ServerId(i), map, scheduler_); !status.ok()) {
+  for (uint32_t i = 0; i < servers_.size(); ++i) {
+    if (Status status = servers_[i]->Start(ServerId(i), map, scheduler_, 0); !status.ok()) {
       return status;
     }
   }
@@ -65,9 +63,10 @@ Status Ground::StartServers(const std::string& libzmq, uint32_t n_servers, uint3
 }
 
 Ground::~Ground() {
-  servers_.clear();
   stopping_ = true;
-  if (scheduler_thread_.joinable()) scheduler_thread_.join();
+  waker_.Wake();
+  if (scheduler_thread_.joinable()) scheduler_thread_.join();  // it uses the servers
+  servers_.clear();
 }
 
 std::shared_ptr<const ClusterMap> Ground::map() const {
@@ -75,7 +74,7 @@ std::shared_ptr<const ClusterMap> Ground::map() const {
   return map_;
 }
 
-uint64_t Ground::map_version() const { return map()->version.value; }
+MapVersion Ground::map_version() const { return map()->version; }
 
 uint64_t Ground::n_refused() const {
   uint64_t n = 0;
@@ -93,79 +92,93 @@ void Ground::Publish(Change change) {
     ++next->version.value;
     change(*next);
     map_ = newer = std::move(next);
-    std::erase_if(clients_, [](const auto& client) { return client.expired(); });
-    clients = clients_;
+    std::erase_if(clients_, [](const auto& each) { return each.second.expired(); });
+    for (const auto& [session, client] : clients_) clients.push_back(client);
   }
   // Unlocked, so that maps overtake one another. Over sockets every other map comes by the
   // heartbeat links alone, the rest both ways.
   if (embedded_ != nullptr) {
     FASTPS_CHECK(embedded_->InstallMap(newer).ok());
+    uint64_t installed = installed_;
+    while (installed < newer->version.value &&
+           !installed_.compare_exchange_weak(installed, newer->version.value)) {
+    }
   } else if (newer->version.value % 2 == 0) {
     for (const auto& server : servers_) FASTPS_CHECK(server->handler().InstallMap(newer).ok());
   }
+  waker_.Wake();
   for (const auto& weak : clients) {
     if (const std::shared_ptr<Client> client = weak.lock()) client->InstallMap(newer);
   }
 }
 
-std::shared_ptr<Client> Ground::Join(SessionId* session) {
-  Publish([session](ClusterMap& map) {
-    *session = SessionId(++map.highest_session.value);
-    map.sessions.push_back(*session);
+SessionId Ground::NewSession() {
+  SessionId session;
+  Publish([&session](ClusterMap& map) {
+    session = SessionId(++map.highest_session.value);
+    map.sessions.push_back(session);
   });
+  return session;
+}
+
+std::shared_ptr<Client> Ground::MakeClient(SessionId session, uint64_t clock) {
   std::shared_ptr<Client> client;
   if (embedded_ != nullptr) {
     client = std::make_shared<Client>([this](BootId id) { return embedded_->FindServer(id); },
-                                      *session, map());
+                                      session, map());
   } else {
-    client = std::make_shared<Client>(*runtime_, *session, BootIdOf(1000 + session->value), 0,
+    client = std::make_shared<Client>(*runtime_, session, BootIdOf(1000 + session.value), clock,
                                       map(), scheduler_);
   }
   {
     MutexLock lock(mutex_);
-    clients_.push_back(client);
+    clients_[session] = client;
   }
   client->InstallMap(map());  // one may have come between the two
   return client;
 }
 
+std::shared_ptr<Client> Ground::Join(SessionId* session) {
+  *session = NewSession();
+  return MakeClient(*session, 0);
+}
+
+std::shared_ptr<Client> Ground::JoinGroup(Rank rank, SessionId* session, uint64_t* clock) {
+  *session = NewSession();
+  *clock = closer_->Join(rank, *session);
+  return MakeClient(*session, *clock);
+}
+
+void Ground::EndSteps(Client& client, SessionId session, uint64_t clock) {
+  client.EndStep(clock, 0);
+  if (embedded_ == nullptr) return;  // by heartbeat
+  closer_->EndSteps(session, clock);
+  waker_.Wake();
+}
+
 void Ground::Leave(SessionId session) {
+  closer_->Leave(session);
   Publish([session](ClusterMap& map) { std::erase(map.sessions, session); });
 }
 
-TableId Ground::AddTable(TableSpec spec) {
+TableSpec Ground::AddTable(TableSpec spec) {
   Publish([&](ClusterMap& map) {
     spec.id = TableId(++n_tables_);
+    // No round can be closed after this was read that rests on a former map: see Closer::Advance.
+    if (spec.rounds) spec.rounds->first = closer_->closed(spec.rounds->group);
     TableRoute route{spec, {}, std::vector<ViewNumber>(spec.num_shards, ViewNumber(1))};
     for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
       route.servers.push_back(map.servers[shard % map.servers.size()].id);
     }
     map.tables.push_back(std::move(route));
   });
-  return spec.id;
+  return spec;
 }
 
 void Ground::DropTable(TableId table) {
   Publish([table](ClusterMap& map) {
     std::erase_if(map.tables, [table](const TableRoute& route) { return route.spec.id == table; });
   });
-}
-
-void Ground::RunScheduler() {
-  InMessage message(*runtime_);
-  while (!stopping_) {
-    ZmqPollItem items[] = {{scheduler_socket_->raw(), 0, kZmqPollIn, 0}};
-    runtime_->api().poll(items, 1, kSchedulerPollMs);
-    while (scheduler_socket_->Receive(&message)) {
-      if (message.frames().size() != 2) continue;
-      const std::optional<Heartbeat> heartbeat = DecodeHeartbeat(message.frames()[1]);
-      const std::shared_ptr<const ClusterMap> newest = map();
-      if (!heartbeat || heartbeat->map_version >= newest->version) continue;
-      const std::string frame = kMapFrameTag + EncodeClusterMap(*newest);
-      const OutFrame frames[] = {{message.frames()[0], {}}, {std::as_bytes(std::span(frame)), {}}};
-      (void)scheduler_socket_->Send(frames);  // a lost one is asked for by the next heartbeat
-    }
-  }
 }
 
 }  // namespace fastps::stress

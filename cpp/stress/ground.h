@@ -1,9 +1,11 @@
 // Ground: the cluster that a stress run loads, inside one process: servers, clients and a stand-in
-// for the scheduler that keeps the cluster map. Embedded it calls the servers directly; over
-// sockets servers and clients get their maps by heartbeat links. Any thread may call any method.
+// for the scheduler that keeps the cluster map and closes rounds. Embedded it calls servers and
+// clients directly; over sockets these get maps and notices by heartbeat links. Any thread may call
+// any method.
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -15,6 +17,8 @@
 #include "routing/cluster_map.h"
 #include "server/embedded_cluster.h"
 #include "server/server.h"
+#include "stress/closer.h"
+#include "transport/waker.h"
 #include "transport/zmq_socket.h"
 
 namespace fastps::stress {
@@ -31,13 +35,18 @@ class Ground {
 
   // A client with a session of its own.
   std::shared_ptr<Client> Join(SessionId* session);
+  // The same in the group kGroup, from step `clock` on.
+  std::shared_ptr<Client> JoinGroup(Rank rank, SessionId* session, uint64_t* clock);
+  // `client` has ended all steps below `clock`.
+  void EndSteps(Client& client, SessionId session, uint64_t clock);
   void Leave(SessionId session);
 
-  // `spec.id` is chosen here.
-  TableId AddTable(TableSpec spec);
+  // Chooses the id and, under BSP, the first round, and returns them with the rest.
+  TableSpec AddTable(TableSpec spec);
   void DropTable(TableId table);
 
-  uint64_t map_version() const;
+  Closer& closer() { return *closer_; }
+  MapVersion map_version() const;
   uint64_t n_refused() const;  // messages that a server could not decode
 
  private:
@@ -47,22 +56,43 @@ class Ground {
   // Makes a newer map with `change` and gives it to everybody.
   template <class Change>
   void Publish(Change change);
+  SessionId NewSession();
+  std::shared_ptr<Client> MakeClient(SessionId session, uint64_t clock);
+
+  // ground_scheduler.cc
   void RunScheduler();
+  void TakeHeartbeats(InMessage* message);
+  void SendNews();
+  void GiveNews();  // embedded
 
   // Constant once created.
   std::unique_ptr<ZmqRuntime> runtime_;  // null when embedded
   std::unique_ptr<EmbeddedCluster> embedded_;
   std::vector<std::unique_ptr<Server>> servers_;
+  std::unique_ptr<Closer> closer_;
   std::string scheduler_;
 
-  std::unique_ptr<ZmqSocket> scheduler_socket_;  // its thread's alone
+  // A server or worker as the scheduler's thread knows it, by its address.
+  struct Peer {
+    Heartbeat last;
+    MapVersion sent_map;
+    uint64_t sent_rounds = 0;                     // servers
+    std::pair<uint64_t, uint64_t> sent_notice{};  // workers: its number and clock
+  };
+  // The scheduler's thread's alone.
+  std::unique_ptr<ZmqSocket> scheduler_socket_;
+  std::map<std::string, Peer> peers_;
+  uint64_t n_given_ = 0;  // rounds, embedded
+
+  Waker waker_;  // of that thread: there is news
   std::atomic<bool> stopping_{false};
   std::thread scheduler_thread_;
 
   mutable Mutex mutex_;
   std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
-  std::vector<std::weak_ptr<Client>> clients_ FASTPS_GUARDED_BY(mutex_);
-  std::atomic<uint32_t> n_tables_{0};  // ever made; counted while map_ is changed
+  std::map<SessionId, std::weak_ptr<Client>> clients_ FASTPS_GUARDED_BY(mutex_);
+  std::atomic<uint64_t> installed_{0};  // the newest map that every embedded server has
+  std::atomic<uint32_t> n_tables_{0};   // ever made; counted while map_ is changed
 };
 
 }  // namespace fastps::stress

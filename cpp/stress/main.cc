@@ -1,5 +1,6 @@
-// The stress test: many threads use clients in every way at once while sessions and tables come and
-// go; in the end the sums must be exact. Meant for sanitizers, which find the races on the way.
+// The stress test: many threads use clients in every way at once, in steps under BSP and without
+// any, while sessions and tables come and go; in the end the sums must be exact. Meant for
+// sanitizers, which find the races on the way.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +12,8 @@
 #include "stress/caller.h"
 #include "stress/field.h"
 #include "stress/ground.h"
+#include "stress/round_field.h"
+#include "stress/sessions.h"
 #include "stress/worker.h"
 
 namespace fastps::stress {
@@ -57,8 +60,9 @@ void RunGuests(Field& field, uint32_t lane, uint64_t seed, int64_t until_ms) {
 // Tables that come and go.
 void RunTables(Field& field, int64_t until_ms) {
   for (uint32_t round = 0; NowMs() < until_ms; ++round) {
-    const TableId table = field.ground->AddTable(
-        SpecOf("passing", TableKind::kSparse, RuleKind::kAccumulate, 1, 0, 1 + round % 8));
+    const TableSpec spec =
+        SpecOf("passing", TableKind::kSparse, RuleKind::kAccumulate, 1, 0, 1 + round % 8);
+    const TableId table = field.ground->AddTable(spec).id;
     field.passing_table = table.value;
     std::this_thread::sleep_for(std::chrono::milliseconds(40));
     if (round % 4 == 0) field.passing_table = 0;
@@ -76,6 +80,7 @@ int Run(const Options& options) {
     return 2;
   }
   Field field(ground.get(), options.n_threads + 1);
+  RoundField rounds(field);
   const int64_t begin_ms = NowMs();
   const int64_t until_ms = begin_ms + static_cast<int64_t>(options.seconds * 1000);
   {
@@ -98,6 +103,11 @@ int Run(const Options& options) {
     threads.emplace_back(
         [&] { RunGuests(field, options.n_threads, options.seed * 1'000'000, until_ms); });
     threads.emplace_back([&] { RunTables(field, until_ms); });
+    threads.emplace_back([&] { rounds.ComeAndGo(until_ms); });
+    for (uint32_t rank = 0; rank < kSlots.value; ++rank) {
+      const uint64_t seed = options.seed * 1000 + 500 + rank;
+      threads.emplace_back([&, rank, seed] { RunSessions(rounds, Rank(rank), seed, until_ms); });
+    }
     for (std::thread& thread : threads) thread.join();
     for (const auto& client : clients) {
       if (!client->WaitForWrites(NowMs() + 60'000)) STRESS_FAIL(field, "writes have not ended");
@@ -107,14 +117,20 @@ int Run(const Options& options) {
       }
     }
     CheckSums(field, *clients[0]);
+    rounds.CheckAll(*clients[0]);
   }
   if (ground->n_refused() != 0) STRESS_FAIL(field, "a server could not decode a message");
+  const auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
+  std::printf(
+      "rounds: %llu closed, %llu of them without a slow worker; %llu pushes, %llu parts of "
+      "them late; %llu pulls checked, %llu with one right answer\n",
+      number(ground->closer().closed(kGroup).value), number(ground->closer().n_left_out()),
+      number(rounds.n_pushes), number(rounds.n_late), number(rounds.n_pulls),
+      number(rounds.n_exact));
   std::printf("stress: %s, %u threads, %.1f s: %llu calls, %llu maps, %llu failures\n",
               options.libzmq.empty() ? "embedded" : "sockets", options.n_threads,
-              static_cast<double>(NowMs() - begin_ms) / 1000,
-              static_cast<unsigned long long>(field.n_calls),
-              static_cast<unsigned long long>(ground->map_version()),
-              static_cast<unsigned long long>(field.n_failures));
+              static_cast<double>(NowMs() - begin_ms) / 1000, number(field.n_calls),
+              number(ground->map_version().value), number(field.n_failures));
   return field.n_failures == 0 ? 0 : 1;
 }
 

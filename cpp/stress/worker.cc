@@ -161,7 +161,7 @@ void Worker::PushDense() {
   book.NoteSent(rows);
   const std::vector<uint64_t> dense_rows(rows.begin(), rows.end());
   auto open =
-      caller_.StartDense(Op::kPush, whole ? std::span<const uint64_t>() : dense_rows,
+      caller_.StartDense(Op::kPush, field_.dense, whole ? std::span<const uint64_t>() : dense_rows,
                          OnesOfLane(rows.size()), Random(2) == 0 ? How::kAsync : How::kWait);
   if (open != nullptr) {
     open->rows = std::move(rows);
@@ -218,7 +218,7 @@ void Worker::PullDense() {
   const Book& book = field_.dense_books[lane_];
   const std::vector<uint32_t> at_least = Acknowledged(book, rows);
   const std::vector<uint64_t> dense_rows(rows.begin(), rows.end());
-  const auto open = caller_.StartDense(Op::kPull, dense_rows, {}, How::kAsync);
+  const auto open = caller_.StartDense(Op::kPull, field_.dense, dense_rows, {}, How::kAsync);
   if (open == nullptr || caller_.Finish(*open) != Code::kOk) return;
   CheckLane(rows, open->values, book, at_least);
 }
