@@ -73,6 +73,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       case Step::kShaped:
         TakeShaped(*victim, frames[0], misaligned);
         break;
+      case Step::kClocks:
+        TakeClocks(*victim, frames[0]);
+        break;
+      case Step::kRounds:
+        TakeRounds(*victim, frames[0]);
+        break;
     }
   }
   return 0;

@@ -22,8 +22,10 @@ enum class Step : uint8_t {
   kMap = 2,        // decoded, encoded again, planned with, installed when it is small
   kHeartbeat = 3,  // decoded, encoded again
   kShaped = 4,     // the fields of a request whose counts agree, so that it reaches a shard
+  kClocks = 5,     // a clock notice: decoded, encoded again, given to a client with closed gates
+  kRounds = 6,     // a rounds notice: decoded, encoded again, given to a server
 };
-inline constexpr uint8_t kSteps = 5;
+inline constexpr uint8_t kSteps = 7;
 
 // A copy of exactly the size of the bytes, so that a sanitizer sees each step outside.
 class ExactBytes {
@@ -39,12 +41,14 @@ class ExactBytes {
 // The frames of a kRequest or kReply step.
 std::vector<ExactBytes> FramesOf(Bytes bytes, bool misaligned);
 
-class Victim;  // a server and a client to be attacked: victim.cc
+class Victim;  // a server and a client to be attacked: victim.h
 std::unique_ptr<Victim, void (*)(Victim*)> MakeVictim();
 void TakeRequest(Victim& victim, std::span<const Bytes> frames);
 void TakeShaped(Victim& victim, Bytes fields, bool misaligned);
 void TakeReply(Victim& victim, std::span<const Bytes> frames);
 void TakeMap(Victim& victim, Bytes bytes);
 void TakeHeartbeat(Bytes bytes);
+void TakeClocks(Victim& victim, Bytes bytes);
+void TakeRounds(Victim& victim, Bytes bytes);
 
 }  // namespace fastps::fuzz

@@ -6,11 +6,23 @@ Usage: seeds.py GOLDEN_FOLDER CORPUS_FOLDER
 from __future__ import annotations
 
 import random
+import struct
 import sys
 from pathlib import Path
 
-REQUEST, REPLY, MAP, HEARTBEAT, SHAPED = range(5)
-KINDS = {"request": REQUEST, "reply": REPLY, "map": MAP, "heartbeat": HEARTBEAT}
+REQUEST, REPLY, MAP, HEARTBEAT, SHAPED, CLOCKS, ROUNDS = range(7)
+KINDS = {
+    "request": REQUEST,
+    "reply": REPLY,
+    "map": MAP,
+    "heartbeat": HEARTBEAT,
+    "clock_notice": CLOCKS,
+    "rounds_notice": ROUNDS,
+}
+OPS = 8
+TABLES = 6
+IN_ROUNDS = {4: (0, 1), 5: (1, 0)}  # of the tables under BSP: (group, first round)
+PULL, PUSH = 0, 1
 
 
 def chunk(data: bytes) -> bytes:
@@ -23,24 +35,47 @@ def step(kind: int, data: bytes) -> bytes:
     return bytes([kind]) + chunk(data)
 
 
+def rounds_notice(first_number: int, group: int, numbers: range) -> bytes:
+    """Return closed rounds of sessions 1 and 3, as FORMAT.md has them."""
+    members = struct.pack("<IIQIQ", 2, 0, 1, 1, 3)
+    rounds = b"".join(struct.pack("<IQ", group, number) + members for number in numbers)
+    return struct.pack("<4sQQQI", b"FPR1", 1, 0, first_number, len(numbers)) + rounds
+
+
+def clock_notice(number: int) -> bytes:
+    """Return a notice for session 1 (see control_steps.cc) that opens gates up to `number`."""
+    return struct.pack("<4s7Q", b"FPC1", 1, 2, number, number, number, number, 0)
+
+
 def seeds(golden: Path) -> dict[str, bytes]:
     """Return inputs by name."""
     steps = {}
     for path in sorted(golden.glob("*.hex")):
         frames = [bytes.fromhex(line) for line in path.read_text().split()]
-        kind = KINDS[path.stem.rsplit("_", 1)[1]]
+        kind = next(kind for end, kind in KINDS.items() if path.stem.endswith(end))
         data = b"".join(map(chunk, frames)) if kind in (REQUEST, REPLY) else frames[0]
         steps[path.stem] = step(kind, data)
-    # Shaped requests: op, table, session, key set, then parts. One story for each operation and
-    # table, with several requests, so that there is something to pull, scan and forget.
+    # Shaped requests: op, table, session, step, key set, then parts. One story for each operation
+    # and table, with several requests, so that there is something to pull, scan and forget.
     source = random.Random(1)
-    for op in range(7):
-        for table in range(4):
+    for op in range(OPS):
+        for table in range(TABLES):
             story = [
                 step(SHAPED, bytes([kind, table, 1]) + source.randbytes(100))
-                for kind in (1, op, 1, op, op)
+                for kind in (PUSH, op, PUSH, op, op)
             ]
             steps[f"shaped_{op}_{table}"] = b"".join(story)
+    # Steps under BSP: two sessions push, the round is closed, gates open, pulls follow.
+    for table, (group, first) in IN_ROUNDS.items():
+        story = []
+        for number in range(first, first + 3):
+            story += [
+                step(SHAPED, bytes([op, table, session, number + 1, 0]) + source.randbytes(60))
+                for op, session in ((PUSH, 1), (PUSH, 3), (PULL, 1))
+            ]
+            closed = rounds_notice(number - first, group, range(number, number + 1))
+            story += [step(ROUNDS, closed), step(CLOCKS, clock_notice(number + 1))]
+        steps[f"steps_{table}"] = b"".join(story)
     return steps
 
 
