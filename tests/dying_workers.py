@@ -81,7 +81,11 @@ def obey(connection: Connection) -> None:
     """Do what the test says until it says no more."""
     try:
         life = connection.recv()
-        worker = Obedient(life)
+        try:
+            worker = Obedient(life)
+        except Exception as error:
+            connection.send((type(error).__name__, str(error)))
+            return
         connection.send(("done", worker.joined()))
         while True:
             verb, arguments = connection.recv()
