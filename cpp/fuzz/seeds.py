@@ -73,7 +73,8 @@ def seeds(golden: Path) -> dict[str, bytes]:
                 step(SHAPED, bytes([op, table, session, number + 1, 0]) + source.randbytes(60))
                 for op, session in ((PUSH, 1), (PUSH, 3), (PULL, 1))
             ]
-            closed = rounds_notice(number - first, group, range(number, number + 1))
+            # TakeRounds makes it 1, 2, 3.
+            closed = rounds_notice(4 + number - first, group, range(number, number + 1))
             story += [step(ROUNDS, closed), step(CLOCKS, clock_notice(number + 1))]
         steps[f"steps_{table}"] = b"".join(story)
     return steps
