@@ -103,7 +103,7 @@ int Run(const Options& options) {
     threads.emplace_back(
         [&] { RunGuests(field, options.n_threads, options.seed * 1'000'000, until_ms); });
     threads.emplace_back([&] { RunTables(field, until_ms); });
-    threads.emplace_back([&] { rounds.ComeAndGo(until_ms); });
+    threads.emplace_back([&] { rounds.ComeAndGo(*clients[0], until_ms); });
     for (uint32_t rank = 0; rank < kSlots.value; ++rank) {
       const uint64_t seed = options.seed * 1000 + 500 + rank;
       threads.emplace_back([&, rank, seed] { RunSessions(rounds, Rank(rank), seed, until_ms); });

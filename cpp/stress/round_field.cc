@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "stress/caller.h"
 
 namespace fastps::stress {
 namespace {
@@ -44,7 +43,8 @@ std::shared_ptr<const RoundTable> RoundField::passing() {
   return passing_;
 }
 
-void RoundField::ComeAndGo(int64_t until_ms) {
+void RoundField::ComeAndGo(Client& client, int64_t until_ms) {
+  Caller caller(field_, client);
   for (uint32_t round = 0; NowMs() < until_ms; ++round) {
     const TableKind kind = round % 3 == 0 ? TableKind::kDense : TableKind::kSparse;
     const std::shared_ptr<const RoundTable> table =
@@ -54,6 +54,7 @@ void RoundField::ComeAndGo(int64_t until_ms) {
       passing_ = table;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(150));
+    CheckFolded(*table, caller);
     if (round % 4 == 0) {
       MutexLock lock(mutex_);
       passing_ = nullptr;
@@ -85,6 +86,17 @@ void RoundField::Check(const RoundTable& table, std::span<const size_t> rows,
   }
 }
 
+void RoundField::CheckFolded(const RoundTable& table, Caller& caller) {
+  const Round folded = closer().folded();
+  for (const ShardReport& report : caller.Stats(table.spec.id)) {
+    if (report.stats.rounds >= folded.value) continue;
+    STRESS_FAIL(field_, "%s: shard %u has folded %llu rounds, servers said %llu",
+                table.spec.name.c_str(), report.shard.value,
+                static_cast<unsigned long long>(report.stats.rounds),
+                static_cast<unsigned long long>(folded.value));
+  }
+}
+
 void RoundField::CheckAll(Client& client) {
   const int64_t until_ms = NowMs() + kPatienceMs;
   while (closer().folded() < closer().closed(kGroup) && NowMs() < until_ms) {
@@ -103,15 +115,8 @@ void RoundField::CheckAll(Client& client) {
     const TableId id = table->spec.id;
     Check(*table, rows, table->is_sparse() ? caller.PullRows(id, keys) : caller.PullDense(id),
           closed);
-    for (const ShardReport& report : caller.Stats(id)) {
-      n_late.fetch_add(report.stats.late_pushes);
-      if (report.stats.rounds != closed.value) {
-        STRESS_FAIL(field_, "%s: shard %u has folded %llu rounds, %llu are closed",
-                    table->spec.name.c_str(), report.shard.value,
-                    static_cast<unsigned long long>(report.stats.rounds),
-                    static_cast<unsigned long long>(closed.value));
-      }
-    }
+    CheckFolded(*table, caller);
+    for (const ShardReport& report : caller.Stats(id)) n_late.fetch_add(report.stats.late_pushes);
   }
 }
 

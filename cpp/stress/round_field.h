@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/mutex.h"
+#include "stress/caller.h"
 #include "stress/closer.h"
 #include "stress/field.h"
 #include "stress/ledger.h"
@@ -38,7 +39,7 @@ class RoundField {
   const std::vector<std::shared_ptr<const RoundTable>>& tables() const { return tables_; }
   // One that comes and goes, and starts behind many rounds; null: none.
   std::shared_ptr<const RoundTable> passing();
-  void ComeAndGo(int64_t until_ms);
+  void ComeAndGo(Client& client, int64_t until_ms);
 
   // Whether the pulled floats of these rows are as they were when all rounds below some number were
   // closed: `from` or a later one. Each shard may have a number of its own.
@@ -57,6 +58,8 @@ class RoundField {
   std::atomic<uint64_t> n_late{0};
 
  private:
+  // Whether all shards have folded the rounds that servers have said to have folded.
+  void CheckFolded(const RoundTable& table, Caller& caller);
   std::shared_ptr<const RoundTable> Add(const TableSpec& spec);
 
   Field& field_;
