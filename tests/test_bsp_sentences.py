@@ -148,7 +148,6 @@ def test_a_pull_begun_in_a_step_reflects_that_step_though_it_is_read_later(crew)
     assert np.all(third.result(20) == 2)
 
 
-@pytest.mark.xfail(reason="a pull_async answered after its step ended sees rounds of later steps")
 def test_a_pull_that_is_answered_late_sees_nothing_of_the_steps_ended_since(crew) -> None:
     """A pull waits at its gate; its worker pushes and ends the step; then two rounds close."""
     clients = crew(2)
@@ -336,7 +335,8 @@ def test_another_group_reads_ungated_and_may_not_write(crew) -> None:
             reader.clock()
             assert pull(t) == (step > 0)  # the last folded round
             clients[1].clock()
-            until(lambda: pull(t) == 1, 5)
+            # Shard by shard: nothing gates what another group reads.
+            until(lambda: np.all(t.pull(KEYS) == 1), 5)
         assert len(t) == len(a) == KEYS.size
         for call in (
             lambda: push(t, 1.0),
@@ -437,7 +437,9 @@ def test_unequal_numbers_of_steps_early_leavers_and_late_joiners(crew) -> None:
 
     together(work_until_all_are_gone, lambda: work(clients[1]), lambda: work(clients[2]), join_late)
     (table,) = tables_of(clients[:1])
-    assert pull(table) == clients[0].clock_value + sum(n_steps.values())
+    n_pushes = clients[0].clock_value + sum(n_steps.values())
+    clients[0].clock()  # the late one may have been a step ahead
+    assert pull(table) == n_pushes
 
 
 def test_a_launched_rank_counts_until_it_joins_and_a_later_one_starts_at_the_minimum(crew) -> None:
@@ -486,14 +488,20 @@ def test_a_join_for_a_live_rank_ends_the_older_session(crew) -> None:
     assert pull(a) == pull(t) == 1011
 
 
-@pytest.mark.xfail(reason="clock() of an ended session returns, and counts its clock on")
 def test_the_clock_of_an_ended_session_does_not_go_on(crew) -> None:
     clients = crew(2)
     tables_of(clients)
     clients[1].clock()
     crew.join(1)
+    deadline = time.monotonic() + 20
+
+    def go_on() -> None:
+        # Over sockets the news takes a moment.
+        while time.monotonic() < deadline:
+            clients[1].clock()
+
     with pytest.raises(errors.SessionEndedError):
-        clients[1].clock()
+        go_on()
 
 
 # Idle workers.

@@ -140,6 +140,7 @@ CLOCK_NOTICE = {
     "clock": 7,
     "minimum": 5,
     "rounds": 6,
+    "backup": 1,
     "map_version": 4,
 }
 ROUNDS_NOTICE = {

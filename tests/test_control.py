@@ -354,16 +354,16 @@ def test_embedded_workers_hear_of_each_others_clocks() -> None:
     job.control.beat(first.session, 1, 10)
     assert job.since() == []
     job.control.beat(second.session, 1, 10)
-    # session, number, clock, minimum, rounds
+    # session, number, clock, minimum, rounds, backup
     assert job.since() == [
-        ("clocks", first.session, 1, 1, 1, 1),
-        ("clocks", second.session, 1, 1, 1, 1),
+        ("clocks", first.session, 1, 1, 1, 1, 0),
+        ("clocks", second.session, 1, 1, 1, 1, 0),
     ]
     late = join(job.control, 7)
     assert late.clock == 1
     job.since()
     job.control.beat(late.session, 1, 0)
-    assert job.since() == [("clocks", late.session, 1, 1, 1, 1)]
+    assert job.since() == [("clocks", late.session, 1, 1, 1, 1, 0)]
     job.control.call(m.Leave(late.session), 5)
     job.since()
     job.control.beat(late.session, 2, 0)

@@ -61,6 +61,8 @@ inline constexpr int64_t kHeartbeatIntervalMs = 200;
 inline constexpr int64_t kHandshakeMs = 2000;  // ZMQ_HANDSHAKE_IVL
 // Frames of closed rounds that a server has not acted on yet; further ones are sent again later.
 inline constexpr size_t kNoticesWaitingMax = 64;
+// Embedded: what a call may take that runs when its gate opens; servers have folded by then.
+inline constexpr int64_t kGatedCallMs = 10'000;
 // The longest a thread sleeps without looking whether it should stop or Ctrl-C was pressed.
 inline constexpr int64_t kWaitSliceMs = 100;
 static_assert(kWaitSliceMs * 5 <= 500, "Ctrl-C must interrupt any call within 0.5 s");

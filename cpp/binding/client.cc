@@ -150,9 +150,14 @@ void BindClient(py::module_& m) {
       .def("scan", &ClientHandle::Scan, table, py::arg("shard"), py::arg("cursor"),
            py::arg("rows_max"), timeout)
       .def("install_clocks", &ClientHandle::InstallClocks, py::arg("session"), py::arg("number"),
-           py::arg("clock"), py::arg("minimum"), py::arg("rounds"))
+           py::arg("clock"), py::arg("minimum"), py::arg("rounds"), py::arg("backup"))
       .def("clocks", &ClientHandle::Clocks)
       .def("late_pushes", &ClientHandle::LatePushes)
+      .def("clock_to_tell", &ClientHandle::ClockToTell)
+      .def("busy_us", &ClientHandle::BusyMicroseconds)
+      .def("hold_step", &ClientHandle::HoldStep)
+      .def("release_step", &ClientHandle::ReleaseStep, py::arg("step"))
+      .def("check_open", &ClientHandle::CheckOpen)
       .def("end_step", &ClientHandle::EndStep, py::arg("clock"), py::arg("busy_us"))
       .def(
           "wait_for_gate",
@@ -166,7 +171,7 @@ void BindClient(py::module_& m) {
             return c.WaitForGate({.clock = clock}, s);
           },
           py::arg("clock"), timeout)
-      .def("flush", &ClientHandle::Flush, timeout)
+      .def("flush", &ClientHandle::Flush, timeout, py::arg("pulls") = false)
       .def("close", &ClientHandle::Close);
 }
 

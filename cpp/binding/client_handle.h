@@ -179,18 +179,37 @@ class ClientHandle {
   }
 
   void InstallClocks(uint64_t session, uint64_t number, uint64_t clock, uint64_t minimum,
-                     uint64_t rounds) {
+                     uint64_t rounds, uint64_t backup) {
     py::gil_scoped_release release;
-    client_->InstallClocks({{}, SessionId(session), number, clock, minimum, rounds, {}});
+    client_->InstallClocks({{}, SessionId(session), number, clock, minimum, rounds, backup, {}});
   }
 
-  // (clock, minimum, rounds)
-  std::tuple<uint64_t, uint64_t, uint64_t> Clocks() {
+  // (clock, minimum, rounds, backup)
+  std::tuple<uint64_t, uint64_t, uint64_t, uint64_t> Clocks() {
     const ClockNotice told = client_->told();
-    return {told.clock, told.minimum, told.rounds};
+    return {told.clock, told.minimum, told.rounds, told.backup};
   }
 
   uint64_t LatePushes() const { return client_->n_late_pushes(); }
+
+  uint64_t ClockToTell() {
+    py::gil_scoped_release release;
+    return client_->ClockToTell();
+  }
+  uint64_t BusyMicroseconds() {
+    py::gil_scoped_release release;
+    return client_->busy_us();
+  }
+  uint64_t HoldStep() {
+    py::gil_scoped_release release;
+    return client_->HoldStep();
+  }
+  void ReleaseStep(uint64_t step) {
+    py::gil_scoped_release release;
+    client_->ReleaseStep(step);
+  }
+
+  void CheckOpen() { ThrowUnlessOk(client_->CheckOpen()); }
 
   void EndStep(uint64_t clock, uint64_t busy_us) {
     py::gil_scoped_release release;
@@ -207,9 +226,9 @@ class ClientHandle {
     return open;
   }
 
-  void Flush(double timeout) {
-    const auto settled = [this](int64_t slice_ends_ms) {
-      return client_->WaitForWrites(slice_ends_ms);
+  void Flush(double timeout, bool pulls) {
+    const auto settled = [&](int64_t slice_ends_ms) {
+      return client_->WaitForWrites(slice_ends_ms, pulls);
     };
     if (!WaitInSlices(DeadlineAfter(timeout), settled)) {
       ThrowNamed("FastPSTimeoutError",

@@ -102,9 +102,9 @@ py::bytes EncodeRounds(uint64_t cluster_id, uint64_t map_version, uint64_t first
 }
 
 py::bytes EncodeClocks(uint64_t cluster_id, uint64_t session, uint64_t number, uint64_t clock,
-                       uint64_t minimum, uint64_t rounds, uint64_t map_version) {
+                       uint64_t minimum, uint64_t rounds, uint64_t backup, uint64_t map_version) {
   return py::bytes(EncodeClockNotice({ClusterId(cluster_id), SessionId(session), number, clock,
-                                      minimum, rounds, MapVersion(map_version)}));
+                                      minimum, rounds, backup, MapVersion(map_version)}));
 }
 
 py::bytes BytesOfBootId(BootId boot_id) {
@@ -137,7 +137,7 @@ void BindMaps(py::module_& m) {
         py::arg("servers"), py::arg("tables"));
   m.def("encode_clocks", &EncodeClocks, py::kw_only(), py::arg("cluster_id"), py::arg("session"),
         py::arg("number"), py::arg("clock"), py::arg("minimum"), py::arg("rounds"),
-        py::arg("map_version"));
+        py::arg("backup"), py::arg("map_version"));
   m.def("encode_rounds", &EncodeRounds, py::kw_only(), py::arg("cluster_id"),
         py::arg("map_version"), py::arg("first_number"), py::arg("entries"));
   m.def("decode_heartbeat", &DecodeHeartbeatBytes, py::arg("frame"));

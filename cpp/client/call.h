@@ -102,6 +102,7 @@ class Call {
 
   uint64_t argument = 0;              // as in the request
   Gate gate;                          // asynchronous calls start when it opens
+  uint64_t clock = 0;                 // of the step it belongs to
   std::atomic<bool> observed{false};  // somebody was told the status
   // Counts the pushes that came too late for their round, when there is one.
   std::shared_ptr<std::atomic<uint64_t>> n_late_pushes;

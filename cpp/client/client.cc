@@ -30,7 +30,7 @@ Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uin
                      .map_version = map_->version,
                      .rows = 0,
                      .requests = n_requests(),
-                     .clock = clock_,
+                     .clock = told_clock_ = ClockToTellNow(),
                      .busy_us = busy_us_,
                      .heard = told_.number};
   };
@@ -95,7 +95,12 @@ std::shared_ptr<const ShardPlan> Client::PlanOf(TableId table) {
   return plan;
 }
 
-Status Client::CheckOpen() const {
+Status Client::CheckOpen() {
+  MutexLock lock(mutex_);
+  return OpenStatus();
+}
+
+Status Client::OpenStatus() const {
   if (closed_) return ClosedStatus();
   if (session_ended_) {
     return Status(Code::kSessionEnded,
@@ -116,16 +121,24 @@ void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadlin
   call->n_late_pushes = n_late_pushes_;
   if (runtime_ == nullptr && RunsNow(*call, mode, deadline_ms)) {
     RunEmbedded(*call, {}, deadline_ms);
+    MutexLock lock(mutex_);
+    if (mode == Mode::kAsync && IsWrite(call->op()) && !call->status().ok()) {
+      writes_.push_back(call);
+    }
     return;
   }
   std::vector<Buffer> values;
   if (mode == Mode::kAsync) values = GatherAll(*call);
   MutexLock lock(mutex_);
+  call->clock = held_steps_.empty() ? clock_ : std::min(clock_, *held_steps_.begin());
   if (IsWrite(call->op())) {
     ForgetEndedWrites();
     writes_.push_back(call);  // first, so that whatever goes wrong surfaces
+  } else if (call->op() == Op::kPull && call->argument != 0 && mode == Mode::kAsync) {
+    std::erase_if(pulls_, [this](const auto& pull) { return HasEnded(*pull); });
+    pulls_.push_back(call);
   }
-  if (Status status = CheckOpen(); !status.ok()) {
+  if (Status status = OpenStatus(); !status.ok()) {
     for (size_t i = 0; i < call->batch().messages().size(); ++i) call->FailMessage(i, status);
     return;
   }
@@ -188,13 +201,15 @@ void Client::Lead(MutexLock& lock, int64_t deadline_ms) {
   if (lanes_changed_) EndLostLanes();
   if (closed_) lanes_->FailAll(ClosedStatus());
   lanes_->SendQueued(now_ms);
+  TellHeldSteps();
   leading_ = false;
   changed_.notify_all();
 }
 
 void Client::EndLostLanes() {
   lanes_changed_ = false;
-  lanes_->EndWhere([this](ServerId server) { return IsLost(server) ? LostStatus() : CheckOpen(); });
+  lanes_->EndWhere(
+      [this](ServerId server) { return IsLost(server) ? LostStatus() : OpenStatus(); });
 }
 
 Status Client::LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
@@ -223,7 +238,7 @@ bool Client::Wait(const Call& call, int64_t deadline_ms) {
   MutexLock lock(mutex_);
   if (runtime_ == nullptr) {
     for (;;) {
-      RunGated(lock, deadline_ms);
+      RunGated(lock);
       if (!IsGated(call)) return call.done();
       const int64_t now_ms = NowMs();
       if (now_ms >= deadline_ms) return false;
@@ -245,7 +260,7 @@ bool Client::WaitForRoom(int64_t deadline_ms) {
 
 bool Client::IsDone(const Call& call) {
   MutexLock lock(mutex_);
-  if (runtime_ == nullptr) RunGated(lock, kNeverMs);
+  if (runtime_ == nullptr) RunGated(lock);
   return !IsGated(call) && call.done();
 }
 
@@ -255,6 +270,8 @@ void Client::Detach(Call& call) {
   if (call.done()) return;
   if (!IsWrite(call.op())) {
     std::erase_if(gated_, [&](const GatedCall& each) { return each.call.get() == &call; });
+    std::erase_if(pulls_, [&](const auto& pull) { return pull.get() == &call; });
+    TellHeldSteps();
   }
   if (runtime_ == nullptr || IsGated(call)) {
     call.Detach();
@@ -271,16 +288,17 @@ void Client::Detach(Call& call) {
 }
 
 void Client::ForgetEndedWrites() {
-  std::erase_if(writes_, [](const auto& call) {
-    return call->done() && (call->status().ok() || call->observed);
+  std::erase_if(writes_, [this](const auto& call) {
+    return HasEnded(*call) && (call->status().ok() || call->observed);
   });
 }
 
-bool Client::WaitForWrites(int64_t deadline_ms) {
+bool Client::WaitForWrites(int64_t deadline_ms, bool pulls) {
   std::vector<std::shared_ptr<Call>> open;
   {
     MutexLock lock(mutex_);
     open = writes_;
+    if (pulls) open.insert(open.end(), pulls_.begin(), pulls_.end());
   }
   return std::ranges::all_of(open, [&](const auto& call) { return Wait(*call, deadline_ms); });
 }
@@ -289,7 +307,7 @@ std::shared_ptr<const Call> Client::TakeUnobservedFailure() {
   MutexLock lock(mutex_);
   std::shared_ptr<const Call> first;
   for (const auto& call : writes_) {
-    if (!call->done() || call->status().ok() || call->observed) continue;
+    if (!HasEnded(*call) || call->status().ok() || call->observed) continue;
     call->observed = true;
     if (first == nullptr) first = call;
   }

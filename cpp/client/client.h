@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -55,8 +56,18 @@ class Client {
   ClockNotice told();
 
   // Ends a step: `clock` is the number of steps ended, `busy_us` the time worked in all of them.
-  // The scheduler hears it with the next heartbeat, which goes at once. Over sockets only.
+  // The scheduler hears it with the next heartbeat, which goes at once.
   void EndStep(uint64_t clock, uint64_t busy_us);
+
+  // The scheduler must not hear of a step's end before its writes are acknowledged, whichever
+  // thread made them, nor before its pulls under BSP, which must see nothing of the step, are
+  // answered. HoldStep begins such a call and returns its step, ReleaseStep ends it. What was
+  // started holds its step by itself.
+  uint64_t HoldStep();
+  void ReleaseStep(uint64_t step);
+  // The number of ended steps that the scheduler may hear of.
+  uint64_t ClockToTell();
+  uint64_t busy_us();
 
   // Waits until `gate` is open; false when `deadline_ms` came first. Not Ok once the session ended.
   bool WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status);
@@ -88,8 +99,12 @@ class Client {
   // it is acknowledged.
   void Detach(Call& call);
 
-  // Waits until every write started so far has ended; false when `deadline_ms` came first.
-  bool WaitForWrites(int64_t deadline_ms);
+  // Waits until every write started so far has ended; with `pulls` also every asynchronous pull
+  // that belongs to a step. False when `deadline_ms` came first.
+  bool WaitForWrites(int64_t deadline_ms, bool pulls = false);
+
+  // Not Ok when the client was closed or its session has ended.
+  Status CheckOpen();
 
   // The first failed write whose failure nobody was told of, or null. Each is told once.
   std::shared_ptr<const Call> TakeUnobservedFailure();
@@ -102,7 +117,7 @@ class Client {
   uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
 
  private:
-  Status CheckOpen() const FASTPS_REQUIRES(mutex_);
+  Status OpenStatus() const FASTPS_REQUIRES(mutex_);
   static Status LostStatus();
   bool IsLost(ServerId server) const FASTPS_REQUIRES(mutex_);
   bool FailOnLostServers(Call& call) FASTPS_REQUIRES(mutex_);
@@ -130,8 +145,14 @@ class Client {
   // has ended.
   void StartGated() FASTPS_REQUIRES(mutex_);
   // The same inside one process: runs on this thread, without the mutex, one call at a time.
-  void RunGated(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
+  void RunGated(MutexLock& lock) FASTPS_REQUIRES(mutex_);
   bool IsGated(const Call& call) const FASTPS_REQUIRES(mutex_);
+  bool HasEnded(const Call& call) const FASTPS_REQUIRES(mutex_) {
+    return !IsGated(call) && call.done();  // in this order: a gated call may be running
+  }
+  uint64_t ClockToTellNow() const FASTPS_REQUIRES(mutex_);
+  // Tells the scheduler of steps that were held back and are not any more.
+  void TellHeldSteps() FASTPS_REQUIRES(mutex_);
   // Gathers the values of every message of a write.
   std::vector<Buffer> GatherAll(const Call& call);
   // Embedded: whether a call runs inside Start.
@@ -159,6 +180,8 @@ class Client {
   ClockNotice told_ FASTPS_GUARDED_BY(mutex_);            // the newest
   uint64_t clock_ FASTPS_GUARDED_BY(mutex_) = 0;
   uint64_t busy_us_ FASTPS_GUARDED_BY(mutex_) = 0;
+  uint64_t told_clock_ FASTPS_GUARDED_BY(mutex_) = 0;  // that the scheduler was told
+  std::multiset<uint64_t> held_steps_ FASTPS_GUARDED_BY(mutex_);
   std::vector<GatedCall> gated_ FASTPS_GUARDED_BY(mutex_);   // in call order
   size_t gated_bytes_ FASTPS_GUARDED_BY(mutex_) = 0;         // of their values
   const Call* running_ FASTPS_GUARDED_BY(mutex_) = nullptr;  // embedded: a gated call
@@ -166,6 +189,7 @@ class Client {
   std::unordered_map<TableId, std::shared_ptr<const ShardPlan>> plans_ FASTPS_GUARDED_BY(mutex_);
   std::optional<Lanes> lanes_ FASTPS_GUARDED_BY(mutex_);                 // none when embedded
   std::vector<std::shared_ptr<Call>> writes_ FASTPS_GUARDED_BY(mutex_);  // open, or failed unseen
+  std::vector<std::shared_ptr<Call>> pulls_ FASTPS_GUARDED_BY(mutex_);   // open, of a step
   std::vector<std::shared_ptr<Call>> background_ FASTPS_GUARDED_BY(mutex_);  // nobody waits here
   std::thread background_thread_ FASTPS_GUARDED_BY(mutex_);
   std::unique_ptr<ControlLink> control_link_ FASTPS_GUARDED_BY(mutex_);

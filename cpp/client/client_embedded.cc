@@ -5,17 +5,23 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/limits.h"
 #include "client/client.h"
 
 namespace fastps {
 
 bool Client::RunsNow(const Call& call, Mode mode, int64_t deadline_ms) {
   MutexLock lock(mutex_);
-  RunGated(lock, deadline_ms);  // what was called earlier acts earlier
+  RunGated(lock);
+  // What was called earlier acts earlier, also when another thread is at it.
+  while (IsWrite(call.op()) && running_ != nullptr && NowMs() < deadline_ms) {
+    changed_.wait_for(lock.native(), std::chrono::milliseconds(limits::kWaitSliceMs));
+    RunGated(lock);
+  }
   return mode == Mode::kBlocking || (IsOpen(call.gate) && running_ == nullptr);
 }
 
-void Client::RunGated(MutexLock& lock, int64_t deadline_ms) {
+void Client::RunGated(MutexLock& lock) {
   while (running_ == nullptr) {
     const auto next = std::ranges::find_if(
         gated_, [this](const GatedCall& each) { return IsOpen(each.call->gate); });
@@ -25,7 +31,8 @@ void Client::RunGated(MutexLock& lock, int64_t deadline_ms) {
     for (const Buffer& values : taken.values) gated_bytes_ -= values.size();
     running_ = taken.call.get();
     lock.Unlock();
-    RunEmbedded(*taken.call, taken.values, deadline_ms);
+    // The servers have folded: nothing is left to wait for.
+    RunEmbedded(*taken.call, taken.values, NowMs() + limits::kGatedCallMs);
     lock.Lock();
     running_ = nullptr;
     changed_.notify_all();
@@ -76,7 +83,7 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
   Status status;
   {
     MutexLock lock(mutex_);
-    status = CheckOpen();
+    status = OpenStatus();
   }
   const auto messages = call.batch().messages();
   for (size_t i = 0; i < messages.size(); ++i) {

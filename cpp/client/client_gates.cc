@@ -16,6 +16,8 @@ void Client::InstallClocks(const ClockNotice& notice) {
   if (notice.number == told_.number && notice.clock <= told_.clock) return;
   told_ = notice;
   StartGated();
+  // Inside one process whoever brings the notice runs what it lets through.
+  if (runtime_ == nullptr) RunGated(lock);
   changed_.notify_all();
 }
 
@@ -31,6 +33,43 @@ void Client::EndStep(uint64_t clock, uint64_t busy_us) {
   if (control_link_ != nullptr) control_link_->SendHeartbeat();
 }
 
+uint64_t Client::busy_us() {
+  MutexLock lock(mutex_);
+  return busy_us_;
+}
+
+uint64_t Client::HoldStep() {
+  MutexLock lock(mutex_);
+  held_steps_.insert(clock_);
+  return clock_;
+}
+
+void Client::ReleaseStep(uint64_t step) {
+  MutexLock lock(mutex_);
+  held_steps_.erase(held_steps_.find(step));
+  TellHeldSteps();
+}
+
+uint64_t Client::ClockToTellNow() const {
+  uint64_t clock = held_steps_.empty() ? clock_ : std::min(clock_, *held_steps_.begin());
+  for (const auto* calls : {&writes_, &pulls_}) {
+    for (const auto& call : *calls) {
+      if (call->clock < clock && !HasEnded(*call)) clock = call->clock;
+    }
+  }
+  return clock;
+}
+
+uint64_t Client::ClockToTell() {
+  MutexLock lock(mutex_);
+  return ClockToTellNow();
+}
+
+void Client::TellHeldSteps() {
+  if (control_link_ == nullptr || told_clock_ == clock_) return;
+  if (ClockToTellNow() > told_clock_) control_link_->SendHeartbeat();
+}
+
 bool Client::IsOpen(const Gate& gate) const {
   if (gate.always_open()) return true;
   // What opened the gate may rest on a map that is still on its way.
@@ -40,7 +79,7 @@ bool Client::IsOpen(const Gate& gate) const {
 bool Client::WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status) {
   MutexLock lock(mutex_);
   for (;;) {
-    *status = CheckOpen();
+    *status = OpenStatus();
     if (!status->ok() || IsOpen(gate)) return true;
     const int64_t now_ms = NowMs();
     if (now_ms >= deadline_ms) return false;
@@ -56,7 +95,7 @@ bool Client::IsGated(const Call& call) const {
 }
 
 void Client::StartGated() {
-  const Status open = CheckOpen();
+  const Status open = OpenStatus();
   if (open.ok() && runtime_ == nullptr) return;  // whoever waits runs them
   std::vector<GatedCall> former = std::exchange(gated_, {});
   gated_bytes_ = 0;

@@ -79,18 +79,21 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
     if (!status.ok()) return status;
     next.tables.emplace(route.spec.id, std::move(table));
   }
-  const auto is_live = [&](SessionId session) {
-    return session > map->highest_session || map->HasSession(session);
+  const auto installed = std::make_shared<const Snapshot>(std::move(next));
+  {
+    MutexLock lock(mutex_);
+    snapshot_ = installed;
+  }
+  // A request that came while the former map was in force may still be at work. So what the shards
+  // know of a session is kept for one map more: without it a repeat would be applied again.
+  const auto was_live = [&](SessionId session) {
+    return session > former->map->highest_session || former->map->HasSession(session);
   };
-  if (map->sessions != former->map->sessions) {
-    for (const auto& [id, table] : next.tables) {
-      for (const auto& shard : table->shards) {
-        if (shard != nullptr) shard->ForgetSessions(is_live);
-      }
+  for (const auto& [id, table] : installed->tables) {
+    for (const auto& shard : table->shards) {
+      if (shard != nullptr) shard->ForgetSessions(was_live);
     }
   }
-  MutexLock lock(mutex_);
-  snapshot_ = std::make_shared<const Snapshot>(std::move(next));
   return {};
 }
 

@@ -46,7 +46,6 @@ void ControlLink::Run() {
                         static_cast<long>(std::max<int64_t>(0, next_heartbeat_ms - now_ms)));
     if (items[0].revents != 0) {
       TakeFrames(&socket);
-      next_heartbeat_ms = NowMs();  // the scheduler waits to hear what is taken in
     }
     if (items[1].revents != 0) {
       waker_.Clear();

@@ -44,6 +44,7 @@ std::string EncodeClockNotice(const ClockNotice& notice) {
   writer.Put(notice.clock);
   writer.Put(notice.minimum);
   writer.Put(notice.rounds);
+  writer.Put(notice.backup);
   writer.Put(notice.map_version.value);
   return writer.Take();
 }
@@ -54,8 +55,8 @@ std::optional<ClockNotice> DecodeClockNotice(Bytes frame) {
   ClockNotice notice;
   if (!reader.Get(&notice.cluster_id.value) || !reader.Get(&notice.session.value) ||
       !reader.Get(&notice.number) || !reader.Get(&notice.clock) || !reader.Get(&notice.minimum) ||
-      !reader.Get(&notice.rounds) || !reader.Get(&notice.map_version.value) ||
-      reader.remaining() != 0) {
+      !reader.Get(&notice.rounds) || !reader.Get(&notice.backup) ||
+      !reader.Get(&notice.map_version.value) || reader.remaining() != 0) {
     return std::nullopt;
   }
   return notice;

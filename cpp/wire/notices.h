@@ -22,6 +22,7 @@ struct ClockNotice {
   uint64_t clock = 0;      // of the session, as the scheduler holds it
   uint64_t minimum = 0;    // steps that every worker which counts has ended
   uint64_t rounds = 0;     // rounds below are closed
+  uint64_t backup = 0;     // how many slow workers a round is closed without
   MapVersion map_version;  // which the receiver must have before it acts on this
 };
 

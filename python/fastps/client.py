@@ -24,7 +24,7 @@ from fastps.arguments import (
     not_there_yet,
 )
 from fastps.config import Settings
-from fastps.consistency import BSP, Consistency, Gate, from_json
+from fastps.consistency import Consistency, Gate
 from fastps.control import Control
 from fastps.embedded import EmbeddedCluster
 from fastps.errors import ClosedError, ConfigError, FastPSError
@@ -77,10 +77,16 @@ class Client:
         self._lock = threading.Lock()  # guards the counters below and closing
         self._barriers = joined.barrier
         self._passes = 0
-        self._backup = 0  # of the group, as far as this client's tables tell
-        self._steps = Steps(core, joined.clock, partial(_slowest, control, group))
+        core.end_step(joined.clock, 0)  # where the session starts
+        tick = cluster.control.tick if cluster is not None else None
+        self._steps = Steps(core, joined.clock, partial(_slowest, control, group), tick)
         core.install_clocks(
-            joined.session, joined.notice, joined.clock, joined.minimum, joined.rounds
+            joined.session,
+            joined.notice,
+            joined.clock,
+            joined.minimum,
+            joined.rounds,
+            joined.backup,
         )
         _open_clients.add(self)
 
@@ -216,7 +222,6 @@ class Client:
         """
         check_name(name)
         info = self._call(m.LookupTable(self._session, name), self._timeout(timeout))
-        self._note_backup(info.definition)
         kind = DenseTable if info.definition.kind == "dense" else SparseTable
         return kind(self, info.table_id, info.definition)
 
@@ -228,33 +233,50 @@ class Client:
         FastPSError
             The error of a push whose result nobody asked for.
         """
-        self._open_core().flush(self._timeout(timeout))
+        self._flush(self._timeout(timeout), timeout)
+
+    def _flush(self, seconds: float, timeout: float | None, pulls: bool = False) -> None:
+        """Wait until what was started has ended, after the gates that it waits at."""
+        core = self._open_core()
+        began = time.monotonic()
+        self._steps.wait_for_started(
+            seconds if timeout is not None else max(seconds, self._settings.gate_timeout)
+        )
+        if timeout is not None:
+            seconds = max(0.0, seconds - (time.monotonic() - began))
+        core.flush(seconds, pulls)
+        core.check_open()
 
     def clock(self, *, timeout: float | None = None) -> int:
         """End a step: flush, then tell the scheduler. Waits for no other worker.
+
+        A pull of a table under BSP that is not answered yet, because it is asynchronous or another
+        thread's, belongs to its step: the scheduler hears of the step's end once it is.
 
         Returns
         -------
         int
             The new `clock_value`: one more, or, under ``BSP(backup=b)`` for a worker that a round
             was closed without, the number of the open round.
+
+        Raises
+        ------
+        SessionEndedError
+            The scheduler ended this session; the step has not ended.
+        FastPSError
+            The error of a push whose result nobody asked for.
         """
         seconds = self._timeout(timeout)
-        core = self._open_core()
-        core.flush(seconds)
-        clock, busy_us = self._steps.end()
-        if self._cluster is not None:
-            self._cluster.control.beat(self._session, clock, busy_us)
-        else:
-            core.end_step(clock, busy_us)
-        if self._backup:
-            self._steps.await_clock(clock, seconds)
+        self._flush(seconds, timeout)
+        self._steps.end()
+        self._tell_clock()
+        self._steps.await_clock(seconds)
         return self._steps.clock
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Flush, then wait until every live or still expected worker of the group is here."""
         seconds = self._gate_timeout(timeout)
-        self._open_core().flush(seconds)
+        self._flush(seconds, timeout, pulls=True)
         with self._lock:
             number = self._barriers + 1
         began = time.monotonic()
@@ -274,10 +296,28 @@ class Client:
 
         The heartbeats say so too, else the scheduler would go on telling us.
         """
-        self._steps.waited_since(began)
+        self._steps.left_out(began)
         self._steps.move_to(clock)
-        if self._cluster is None:
-            self._open_core().end_step(self._steps.clock, self._steps.busy_us)
+        self._tell_clock()
+
+    @contextlib.contextmanager
+    def _held_step(self) -> Iterator[int]:
+        """Hold the current step open for a pull under BSP, and give its number.
+
+        Another thread's `clock` may go on meanwhile, but the scheduler hears of that later.
+        """
+        step = self._core.hold_step()
+        try:
+            yield step
+        finally:
+            self._core.release_step(step)
+            if self._cluster is not None and step < self._steps.clock and not self._closed:
+                self._cluster.tell_clock(self._session, self._core)
+
+    def _tell_clock(self) -> None:
+        self._core.end_step(self._steps.clock, self._steps.busy_us)
+        if self._cluster is not None:
+            self._cluster.tell_clock(self._session, self._core)
 
     def chunks(
         self, items: Sequence[Item], *, deterministic: bool = False, timeout: float | None = None
@@ -330,7 +370,7 @@ class Client:
         in_hand: int | None = None
         try:
             while True:
-                self._open_core().flush(seconds)
+                self._flush(seconds, seconds, pulls=True)
                 request = m.NextChunk(
                     self._session,
                     pass_number,
@@ -455,27 +495,26 @@ class Client:
         self, definition: m.TableDefinition, timeout: float | None
     ) -> tuple[int, m.TableDefinition]:
         info = self._call(m.CreateTable(self._session, definition), self._timeout(timeout))
-        self._note_backup(info.definition)
         return info.table_id, info.definition
-
-    def _note_backup(self, definition: m.TableDefinition) -> None:
-        policy = from_json(definition.consistency)
-        if isinstance(policy, BSP) and definition.group == self._group:
-            self._backup = policy.backup
 
     def _call(self, message: m.Request[m.ReplyT], seconds: float) -> m.ReplyT:
         core = self._open_core()
         reply, blob = self._control.call(message, seconds)
         if blob is not None:
             core.install_map(blob)
+        if self._cluster is not None:
+            self._cluster.tell_held_clocks()
         return reply
 
-    def _open_core(self) -> _core.Client:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise ClosedError(
                 "this client was made before the process forked and cannot be used in the child: "
                 "call fastps.connect() in the child, or start it with the spawn method"
             )
+
+    def _open_core(self) -> _core.Client:
+        self._check_process()
         if self._closed:
             raise ClosedError("the client was closed; call fastps.connect() for a new one")
         return self._core
@@ -503,7 +542,6 @@ class Client:
             gate_seconds = self._settings.gate_timeout
         self._steps.wait(table, gate, gate_seconds)
         return seconds
-
 
 
 def _slowest(control: Control, group: str) -> str:

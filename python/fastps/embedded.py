@@ -45,6 +45,8 @@ class EmbeddedCluster:
             weakref.WeakValueDictionary()  # by session
         )
         self._n_open = 0
+        self._noticed: set[int] = set()  # sessions that may have steps to tell of now
+        self._told: dict[int, int] = {}  # the clock that was told last, by session
         self._latest_map = b""
         self.control = EmbeddedControl(
             num_servers,
@@ -64,6 +66,7 @@ class EmbeddedCluster:
         core = _core.Client.embedded(self._servers, joined.session, blob)
         with self._lock:
             self._clients[joined.session] = core
+            self._told[joined.session] = joined.clock
             self._n_open += 1
             latest = self._latest_map
         core.install_map(latest)  # it may have changed while this client was not on the list
@@ -87,9 +90,31 @@ class EmbeddedCluster:
             core.install_map(blob)
 
     def _install_clocks(
-        self, session: int, number: int, clock: int, minimum: int, rounds: int
+        self, session: int, number: int, clock: int, minimum: int, rounds: int, backup: int
     ) -> None:
         with self._lock:
             core = self._clients.get(session)
+            self._noticed.add(session)
         if core is not None:
-            core.install_clocks(session, number, clock, minimum, rounds)
+            core.install_clocks(session, number, clock, minimum, rounds, backup)
+
+    def tell_clock(self, session: int, core: _core.Client) -> None:
+        """Tell the scheduler how many steps a session ended, as far as it may hear of them."""
+        self._tell(session, core, core.clock_to_tell())
+        self.tell_held_clocks()
+
+    def _tell(self, session: int, core: _core.Client, clock: int) -> None:
+        self._told[session] = clock
+        self.control.beat(session, clock, core.busy_us())
+
+    def tell_held_clocks(self) -> None:
+        """Tell of steps that pulls held back which notices have let through since."""
+        while True:
+            with self._lock:
+                sessions, self._noticed = self._noticed, set()
+                cores = [(each, self._clients.get(each)) for each in sessions]
+            if not cores:
+                return
+            for session, core in cores:
+                if core is not None and (clock := core.clock_to_tell()) > self._told[session]:
+                    self._tell(session, core, clock)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from fastps import _core
 from fastps.errors import FastPSTimeoutError
+
+if TYPE_CHECKING:
+    from fastps.client import Client
 
 __all__ = ["Future"]
 
@@ -26,11 +29,13 @@ class Future(Generic[T]):
         ticket: _core.Ticket,
         finish: Callable[[Any], T],
         timeout: float,
+        client: Client,
         pass_gate: Callable[[float | None], float] | None = None,
     ) -> None:
         self._ticket = ticket
         self._finish = finish
         self._timeout = timeout
+        self._client = client
         self._pass_gate = pass_gate  # waits, and returns the seconds that are left for the call
 
     def result(self, timeout: float | None = None) -> T:
@@ -51,6 +56,7 @@ class Future(Generic[T]):
         FastPSError
             The call failed.
         """
+        self._client._check_process()
         if self._pass_gate is not None and not self._ticket.done():
             seconds = self._pass_gate(timeout)
         else:
@@ -71,6 +77,7 @@ class Future(Generic[T]):
 
     def done(self) -> bool:
         """Return whether the call has ended, well or not."""
+        self._client._check_process()
         return self._ticket.done()
 
     def running(self) -> bool:

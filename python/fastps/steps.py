@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from fastps import _core
 from fastps.consistency import Consistency, Gate
 from fastps.errors import FastPSTimeoutError, StalePullError
 
-__all__ = ["Steps", "Turn", "describe_slowest"]
+__all__ = ["Steps", "describe_slowest"]
 
+TICK_SECONDS = 0.1
 STALENESS_ENTRIES = 4096  # scheduler/pace.py: ENTRIES_MAX
-
-
-class Turn(NamedTuple):
-    """A call's place among the steps.
-
-    Attributes
-    ----------
-    step : int
-        What the request says of it: the clock plus 1 where the servers must know, else 0.
-    gate : Gate
-        What the call waits for.
-    seconds : float
-        What is left of the call's time once the gate is open.
-    """
-
-    step: int
-    gate: Gate
-    seconds: float
 
 
 class Steps:
@@ -46,18 +30,31 @@ class Steps:
         Where the session starts.
     describe : callable () -> str
         Says in words who is slowest, for errors.
+    tick : callable () -> None, optional
+        Inside one process: lets the scheduler's time pass.
     """
 
-    def __init__(self, core: _core.Client, clock: int, describe: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        core: _core.Client,
+        clock: int,
+        describe: Callable[[], str],
+        tick: Callable[[], None] | None = None,
+    ) -> None:
         self._core = core
         self._describe = describe
+        self._tick = tick
         self._lock = threading.Lock()  # guards all below
         self._clock = clock
+        self._last_write = self._last_round_write = -1  # the steps they belong to
+        self._started_behind: tuple[str, Gate] = ("", Gate())
         self._began = time.monotonic()
+        # Waits of several threads may overlap: nobody works from the first's begin to the last's
+        # end, which is how long nobody is counted as working.
+        self._n_waiting = 0
+        self._waiting_since = 0.0
         self._waited = self._busy = 0.0
-        self._wrote = False
-        self._wrote_to_round = False
-        self._staleness: defaultdict[str, Counter[int]] = defaultdict(Counter)
+        self._staleness: dict[str, Counter[int]] = {}
 
     @property
     def clock(self) -> int:
@@ -67,20 +64,20 @@ class Steps:
     @property
     def is_clean(self) -> bool:
         """Whether nothing was written since the last step ended."""
-        return not self._wrote
+        return self._last_write < self._clock
 
     @property
     def has_open_round(self) -> bool:
         """Whether pushes to tables under BSP wait for the end of this step."""
-        return self._wrote_to_round
+        return self._last_round_write >= self._clock
 
-    def end(self) -> tuple[int, int]:
-        """End a step; return the new clock and the microseconds of work in all steps so far."""
+    def end(self) -> None:
+        """End a step."""
         with self._lock:
             self._clock += 1
-            self._wrote = self._wrote_to_round = False
-            self._busy = time.monotonic() - self._began - self._waited
-            return self._clock, self.busy_us
+            now = time.monotonic()
+            waiting = now - self._waiting_since if self._n_waiting else 0.0
+            self._busy = max(self._busy, now - self._began - self._waited - waiting)
 
     @property
     def busy_us(self) -> int:
@@ -91,21 +88,45 @@ class Steps:
         """Go on at a clock that the scheduler gave, unless it is lower."""
         with self._lock:
             self._clock = max(self._clock, clock)
+            self._core.end_step(self._clock, self.busy_us)
 
-    def wrote(self, policy: Consistency) -> None:
-        """Note a write."""
+    def wrote(self, clock: int, policy: Consistency) -> None:
+        """Note a write that belongs to the step `clock`."""
         with self._lock:
-            self._wrote = True
-            self._wrote_to_round = self._wrote_to_round or policy.in_rounds
+            self._last_write = max(self._last_write, clock)
+            if policy.in_rounds:
+                self._last_round_write = max(self._last_round_write, clock)
 
-    def waited_since(self, began: float) -> None:
-        """Leave the time since `began` out of the work."""
+    def started_behind(self, table: str, gate: Gate) -> None:
+        """Note an asynchronous write that waits at a gate by itself."""
         with self._lock:
-            self._waited += time.monotonic() - began
+            if gate.rounds > self._started_behind[1].rounds:
+                self._started_behind = (table, gate)
 
-    def turn(self, policy: Consistency, gate: Gate, seconds: float) -> Turn:
-        """Return the place of a call that is made now."""
-        return Turn(self._clock + 1 if policy.in_rounds else 0, gate, seconds)
+    def wait_for_started(self, seconds: float) -> None:
+        """Wait until the gates of all asynchronous writes are open. Raises as `wait`."""
+        table, gate = self._started_behind
+        self.wait(table, gate, seconds)
+
+    def left_out(self, began: float) -> None:
+        """Leave the time since `began` out of the work, unless another wait covers it."""
+        with self._lock:
+            if not self._n_waiting:
+                self._waited += time.monotonic() - began
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        with self._lock:
+            self._n_waiting += 1
+            if self._n_waiting == 1:
+                self._waiting_since = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_waiting -= 1
+                if not self._n_waiting:
+                    self._waited += time.monotonic() - self._waiting_since
 
     def wait(self, table: str, gate: Gate, seconds: float) -> None:
         """Wait until the gate is open.
@@ -117,11 +138,8 @@ class Steps:
         """
         if not gate or self._core.wait_for_gate(gate.minimum, gate.rounds, 0.0):
             return
-        began = time.monotonic()
-        try:
-            opened = self._core.wait_for_gate(gate.minimum, gate.rounds, seconds)
-        finally:
-            self.waited_since(began)
+        with self._waiting():
+            opened = self._wait(gate, seconds)
         if not opened:
             needed = (
                 f"{gate.rounds} rounds closed"
@@ -133,30 +151,50 @@ class Steps:
                 f"{self._describe()}. Give a longer gate_timeout, or find out what holds it up"
             )
 
-    def await_clock(self, clock: int, seconds: float) -> None:
-        """Wait until the scheduler has taken the end of a step, and go on where it says.
+    def _wait(self, gate: Gate, seconds: float) -> bool:
+        if self._tick is None:
+            return self._core.wait_for_gate(gate.minimum, gate.rounds, seconds)
+        # Inside one process nobody else lets the scheduler's time pass.
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if self._core.wait_for_gate(gate.minimum, gate.rounds, min(left, TICK_SECONDS)):
+                return True
+            self._tick()
+        return False
+
+    def await_clock(self, seconds: float) -> None:
+        """With backup workers, wait for the scheduler's word of a step's end; go on where it says.
+
+        Not while a pull or write of this worker keeps the scheduler from hearing of it.
 
         Raises
         ------
         FastPSTimeoutError
             It did not answer in time.
         """
-        if not self._core.wait_for_clock(clock, seconds):
+        backup = self._core.clocks()[3]
+        if not backup or self._core.clock_to_tell() < self._clock:
+            return
+        with self._waiting():
+            taken = self._core.wait_for_clock(self._clock, seconds)
+        if not taken:
             raise FastPSTimeoutError(
-                f"the scheduler did not take the end of step {clock - 1} within {seconds:g} s"
+                f"step {self._clock - 1} has ended, but the scheduler did not say within "
+                f"{seconds:g} s where to go on; is it running? Go on with the next step"
             )
         self.move_to(self._core.clocks()[0])
 
-    def saw(self, table: str, gate: Gate) -> None:
-        """Count a pull's staleness: its clock minus the minimum when it was released."""
-        minimum = max(self._core.clocks()[1], gate.minimum)
+    def saw(self, table: str, clock: int, gate: Gate) -> None:
+        """Count the staleness of a pull at `clock`: that minus the minimum when it is released."""
+        _, minimum, _, backup = self._core.clocks()
+        minimum = max(minimum, gate.minimum if backup else max(gate.minimum, gate.rounds))
         with self._lock:
-            self._staleness[table][max(0, self._clock - minimum)] += 1
+            self._staleness.setdefault(table, Counter())[max(0, clock - minimum)] += 1
 
     def staleness_of(self, table: str) -> dict[int, int]:
         """Return how many pulls of the table saw each staleness: {steps: pulls}."""
         with self._lock:
-            return dict(sorted(self._staleness[table].items()))
+            return dict(sorted(self._staleness.get(table, Counter()).items()))
 
     def staleness(self) -> dict[str, dict[str, int]]:
         """Return the same for all tables, with the steps as text, for the scheduler.

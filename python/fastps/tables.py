@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,6 @@ from fastps.consistency import ASP, Gate
 from fastps.errors import ConfigError, ShapeError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
-from fastps.steps import Turn
 
 if TYPE_CHECKING:
     from fastps._core import Ticket
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from fastps.scheduler.messages import TableDefinition
 
 __all__ = ["DenseTable", "SparseTable"]
+
+T = TypeVar("T")
 
 ITEMS_BATCH_ROWS = 65536
 SCAN_ROWS_MAX = 65536  # cpp/base/limits.h: kScanRowsMax
@@ -122,49 +123,68 @@ class _Table:
         """
         changed = optimizers.from_json(self._definition.optimizer).with_lr(lr)
         _, constants = changed.spec()
-        turn = self._write_turn(timeout, gate_timeout)
-        self._core().set_lr(self._id, constants[0], turn.seconds, turn.step)
+        self._changed(self._core().set_lr, constants[0], timeout=timeout, gate_timeout=gate_timeout)
 
     def _core(self) -> _core.Client:
         return self._client._open_core()
 
-    # Each waits at the gate of its kind of call, if that is closed, and returns the call's place.
+    # Each makes a call at the current step, once the gate that its kind of call has is open. The
+    # step is held until then: the scheduler hears of its end after what belongs to it is done.
 
-    def _pull_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
-        gate = self._policy.pull_gate(self._client.clock_value) if self._is_own else Gate()
-        turn = self._passed(gate, timeout, gate_timeout)
-        self._client._steps.saw(self.name, gate)
-        return turn
-
-    def _push_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
-        self._note_write()
-        return self._passed(self._policy.push_gate(self._client.clock_value), timeout, gate_timeout)
-
-    def _write_turn(self, timeout: float | None, gate_timeout: float | None) -> Turn:
-        self._note_write()
-        return self._passed(
-            self._policy.write_gate(self._client.clock_value), timeout, gate_timeout
-        )
-
-    def _passed(self, gate: Gate, timeout: float | None, gate_timeout: float | None) -> Turn:
-        seconds = self._client._pass_gate(self.name, gate, timeout, gate_timeout)
-        return self._turn(gate, seconds)
-
-    def _turn(self, gate: Gate, seconds: float) -> Turn:
+    def _pulled(
+        self,
+        pull: Callable[..., FloatArray],
+        what: Any,
+        timeout: float | None,
+        gate_timeout: float | None,
+    ) -> FloatArray:
+        client, policy = self._client, self._policy
         if not self._is_own:
-            return Turn(0, Gate(), seconds)
-        return self._client._steps.turn(self._policy, gate, seconds)
+            return pull(self._id, what, client._pass_gate(self.name, Gate(), timeout, gate_timeout))
+        if not policy.in_rounds:
+            gate = policy.pull_gate(client.clock_value)
+            seconds = client._pass_gate(self.name, gate, timeout, gate_timeout)
+            client._steps.saw(self.name, client.clock_value, gate)
+            return pull(self._id, what, seconds)
+        with client._held_step() as clock:
+            gate = policy.pull_gate(clock)
+            seconds = client._pass_gate(self.name, gate, timeout, gate_timeout)
+            client._steps.saw(self.name, clock, gate)
+            return pull(self._id, what, seconds, clock + 1)
 
-    def _note_write(self) -> None:
-        if not self._is_own and not isinstance(self._policy, ASP):
-            raise ConfigError(
-                f"table {self.name!r} is under {self._policy} of group {self._definition.group!r}: "
-                f"workers of group {self._client.group!r} may read it, but only tables under ASP "
-                "may be changed by other groups"
-            )
-        self._client._steps.wrote(self._policy)
+    def _pushed(
+        self,
+        push: Callable[..., T],
+        *what: Any,
+        timeout: float | None,
+        gate_timeout: float | None,
+    ) -> T:
+        return self._written(self._policy.push_gate, push, what, timeout, gate_timeout)
 
-    # Each starts a call, which waits at its gate by itself, and returns its future.
+    def _changed(
+        self,
+        change: Callable[..., T],
+        *what: Any,
+        timeout: float | None,
+        gate_timeout: float | None,
+    ) -> T:
+        """Make a write that acts at once under BSP: assign, remove, set_lr."""
+        return self._written(self._policy.write_gate, change, what, timeout, gate_timeout)
+
+    def _written(
+        self,
+        gate_of: Callable[[int], Gate],
+        write: Callable[..., T],
+        what: tuple[Any, ...],
+        timeout: float | None,
+        gate_timeout: float | None,
+    ) -> T:
+        self._check_may_write()
+        client = self._client
+        with client._held_step() as clock:
+            seconds = client._pass_gate(self.name, gate_of(clock), timeout, gate_timeout)
+            client._steps.wrote(clock, self._policy)
+            return write(self._id, *what, seconds, self._step_at(clock))
 
     def _pull_started(
         self,
@@ -172,20 +192,41 @@ class _Table:
         what: Any,
         finish: Callable[[FloatArray], FloatArray],
     ) -> Future[FloatArray]:
-        gate = self._policy.pull_gate(self._client.clock_value) if self._is_own else Gate()
-        turn = self._turn(gate, self._client._timeout(None))
-        ticket = start(self._id, what, turn.seconds, turn.step, gate.minimum, gate.rounds)
-        self._client._steps.saw(self.name, gate)
-        return Future(ticket, finish, turn.seconds, self._gate_of(gate))
+        client = self._client
+        seconds = client._timeout(None)
+        with client._held_step() as clock:
+            gate = self._policy.pull_gate(clock) if self._is_own else Gate()
+            step = self._step_at(clock)
+            ticket = start(self._id, what, seconds, step, gate.minimum, gate.rounds)
+            if self._is_own:
+                client._steps.saw(self.name, clock, gate)
+        return Future(ticket, finish, seconds, client, self._gate_of(gate))
 
     def _push_started(
         self, start: Callable[..., Ticket], what: Any, values: FloatArray
     ) -> Future[None]:
-        self._note_write()
-        gate = self._policy.push_gate(self._client.clock_value) if self._is_own else Gate()
-        turn = self._turn(gate, self._client._timeout(None))
-        ticket = start(self._id, what, values, turn.seconds, turn.step, gate.minimum, gate.rounds)
-        return Future(ticket, lambda nothing: nothing, turn.seconds, self._gate_of(gate))
+        self._check_may_write()
+        client = self._client
+        seconds = client._timeout(None)
+        with client._held_step() as clock:
+            gate = self._policy.push_gate(clock)
+            client._steps.wrote(clock, self._policy)
+            step = self._step_at(clock)
+            ticket = start(self._id, what, values, seconds, step, gate.minimum, gate.rounds)
+            client._steps.started_behind(self.name, gate)
+        return Future(ticket, lambda nothing: nothing, seconds, client, self._gate_of(gate))
+
+    def _step_at(self, clock: int) -> int:
+        """Return what a request says of its step: servers need to know it under BSP."""
+        return clock + 1 if self._is_own and self._policy.in_rounds else 0
+
+    def _check_may_write(self) -> None:
+        if not self._is_own and not isinstance(self._policy, ASP):
+            raise ConfigError(
+                f"table {self.name!r} is under {self._policy} of group {self._definition.group!r}: "
+                f"workers of group {self._client.group!r} may read it, but only tables under ASP "
+                "may be changed by other groups"
+            )
 
     def _gate_of(self, gate: Gate) -> Callable[[float | None], float] | None:
         """Return how a future waits at the gate, or None when there is none."""
@@ -231,9 +272,7 @@ class SparseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         flat, shape = as_prepared(keys)
-        turn = self._pull_turn(timeout, gate_timeout)
-        rows = self._core().pull(self._id, flat, turn.seconds, turn.step)
-        return self._shaped(rows, shape)
+        return self._shaped(self._pulled(self._core().pull, flat, timeout, gate_timeout), shape)
 
     def pull_async(self, keys: Any) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
@@ -270,8 +309,8 @@ class SparseTable(_Table):
             The outcome is unknown and `Client.flush` settles it: do not push again.
         """
         flat, values = self._prepared(keys, gradients, "gradients")
-        turn = self._push_turn(timeout, gate_timeout)
-        self._core().push(self._id, flat, values, turn.seconds, turn.step)
+        push = self._core().push
+        self._pushed(push, flat, values, timeout=timeout, gate_timeout=gate_timeout)
 
     def push_async(self, keys: Any, gradients: npt.ArrayLike) -> Future[None]:
         """Start a push; both arrays may be changed once this returns. Errors as for `push`."""
@@ -291,8 +330,8 @@ class SparseTable(_Table):
         Of equal keys the last one wins. Parameters and errors as for `push`.
         """
         flat, checked = self._checked(keys, values, "values")
-        turn = self._write_turn(timeout, gate_timeout)
-        self._core().assign(self._id, flat, checked, turn.seconds, turn.step)
+        assign = self._core().assign
+        self._changed(assign, flat, checked, timeout=timeout, gate_timeout=gate_timeout)
 
     def contains(self, keys: Any, *, timeout: float | None = None) -> npt.NDArray[np.bool_]:
         """Return which rows exist: bool, shape keys.shape."""
@@ -304,8 +343,8 @@ class SparseTable(_Table):
     ) -> int:
         """Remove rows with their optimizer state; return how many there were."""
         flat, _ = as_keys(keys)
-        turn = self._write_turn(timeout, gate_timeout)
-        return self._core().remove(self._id, flat, turn.seconds, turn.step)
+        remove = self._core().remove
+        return self._changed(remove, flat, timeout=timeout, gate_timeout=gate_timeout)
 
     def __len__(self) -> int:
         return int(self.stats()["rows"])
@@ -419,8 +458,8 @@ class DenseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         numbers, shape = self._rows(rows)
-        turn = self._pull_turn(timeout, gate_timeout)
-        return self._core().dense_pull(self._id, numbers, turn.seconds, turn.step).reshape(shape)
+        pull = self._core().dense_pull
+        return self._pulled(pull, numbers, timeout, gate_timeout).reshape(shape)
 
     def pull_async(self, *, rows: Any = None) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
@@ -448,8 +487,8 @@ class DenseTable(_Table):
             As for `SparseTable.push`, as are the errors.
         """
         numbers, values = self._checked(rows, gradient, "gradient")
-        turn = self._push_turn(timeout, gate_timeout)
-        self._core().dense_push(self._id, numbers, values, turn.seconds, turn.step)
+        push = self._core().dense_push
+        self._pushed(push, numbers, values, timeout=timeout, gate_timeout=gate_timeout)
 
     def push_async(self, gradient: npt.ArrayLike, *, rows: Any = None) -> Future[None]:
         """Start a push; the arrays may be changed once this returns. Errors as for `push`."""
@@ -469,8 +508,8 @@ class DenseTable(_Table):
         Of equal rows the last one wins. Parameters and errors as for `push`.
         """
         numbers, checked = self._checked(rows, values, "values")
-        turn = self._write_turn(timeout, gate_timeout)
-        self._core().dense_assign(self._id, numbers, checked, turn.seconds, turn.step)
+        assign = self._core().dense_assign
+        self._changed(assign, numbers, checked, timeout=timeout, gate_timeout=gate_timeout)
 
     def __repr__(self) -> str:
         return f"DenseTable({self.name!r}, shape={self._shape})"

@@ -74,9 +74,9 @@ py::object DecodeBeat(const py::bytes& frame) {
 
 py::bytes EncodeClocks(const py::dict& dict) {
   const auto field = [&](const char* name) { return dict[name].cast<uint64_t>(); };
-  return py::bytes(EncodeClockNotice({ClusterId(field("cluster_id")), SessionId(field("session")),
-                                      field("number"), field("clock"), field("minimum"),
-                                      field("rounds"), MapVersion(field("map_version"))}));
+  return py::bytes(EncodeClockNotice(
+      {ClusterId(field("cluster_id")), SessionId(field("session")), field("number"), field("clock"),
+       field("minimum"), field("rounds"), field("backup"), MapVersion(field("map_version"))}));
 }
 
 py::object DecodeClocks(const py::bytes& frame) {
@@ -90,6 +90,7 @@ py::object DecodeClocks(const py::bytes& frame) {
   dict["clock"] = notice->clock;
   dict["minimum"] = notice->minimum;
   dict["rounds"] = notice->rounds;
+  dict["backup"] = notice->backup;
   dict["map_version"] = notice->map_version.value;
   return dict;
 }

@@ -63,7 +63,7 @@ class EmbeddedControl:
     on_rounds : callable (bytes) -> None
         Hands closed rounds, as the frame that servers get, to the servers of this process. Called
         like `on_map`, each round once, in order; when it returns, every server has folded them.
-    on_clocks : callable (session, number, clock, minimum, rounds) -> None
+    on_clocks : callable (session, number, clock, minimum, rounds, backup) -> None
         Hands a notice to the client of a session. Called like `on_map`, after `on_rounds` and
         before the call that waits for it returns; sessions that are not known are to be ignored.
     boot_ids : sequence of bytes, optional
@@ -89,7 +89,7 @@ class EmbeddedControl:
         num_workers: int,
         on_map: Callable[[bytes], None],
         on_rounds: Callable[[bytes], None],
-        on_clocks: Callable[[int, int, int, int, int], None],
+        on_clocks: Callable[[int, int, int, int, int, int], None],
         *,
         boot_ids: Sequence[bytes] | None = None,
         group: str = DEFAULT_GROUP,
@@ -174,6 +174,16 @@ class EmbeddedControl:
 
         with self._changed:
             self._advance(step)
+            closed = -1
+            while self._state.is_behind and closed < self._rounds_closed:
+                closed = self._rounds_closed
+                self._advance(self._state.tick)
+
+    def tick(self) -> None:
+        """Let time pass: ranks that do not come are given up."""
+        check_open(self._pid, self._closed)
+        with self._changed:
+            self._advance(self._state.tick)
 
     def close(self) -> None:
         """End; see `Control.close`."""
@@ -206,7 +216,12 @@ class EmbeddedControl:
         for action in actions:
             if isinstance(action, PublishClocks):
                 self._on_clocks(
-                    action.session, action.number, action.clock, action.minimum, action.rounds
+                    action.session,
+                    action.number,
+                    action.clock,
+                    action.minimum,
+                    action.rounds,
+                    action.backup,
                 )
         for action in actions:
             # A call that gave up waiting is not among the answers any more.

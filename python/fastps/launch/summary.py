@@ -27,6 +27,8 @@ def pace_lines(status: dict[str, Any]) -> list[str]:
             continue
         lines.append(f"group {group['name']}: {_pace(times)}")
         for table, pulls_of in group["staleness"].items():
+            if not pulls_of:
+                continue
             lines.append(f"table {table}: {_staleness(pulls_of)}")
         if group["late"]:
             lines.append(

@@ -106,7 +106,7 @@ class PublishClocks:
         The notice's; the newer of two has the higher one, or both say the same of the group.
     clock : int
         That of the session, as the scheduler holds it.
-    minimum, rounds : int
+    minimum, rounds, backup : int
         Of its group.
     """
 
@@ -116,6 +116,7 @@ class PublishClocks:
     clock: int
     minimum: int
     rounds: int
+    backup: int
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,8 @@ class GroupClocks:
         How many slow workers a round is closed without.
     keeps_rounds : bool
         Whether the group has a BSP table, so that closed rounds go to the log.
+    is_behind : bool
+        Whether rounds can be closed that were put off.
     notice : int
         Rises whenever `settle` finds something to tell.
     """
@@ -59,7 +61,9 @@ class GroupClocks:
         self._idle: set[int] = set()
         self._ended: dict[int, int] = {}
         self._attendance = Attendance()
+        self.is_behind = False
         self._told = (0, 0)
+        self._backup_told = 0
         self._moved = False
 
     # Who counts.
@@ -153,14 +157,15 @@ class GroupClocks:
         self.advance()
         self.keeps_rounds = True
 
-    def advance(self) -> bool:
-        """Move the minimum and close rounds as far as can be; return whether more is left to do.
+    def advance(self) -> None:
+        """Move the minimum and close rounds as far as can be; `is_behind` when more is left to do.
 
         With nobody who counts and is not idle both stay: they are the highest reached.
         """
         counted = [clock for rank, clock in self._clocks.items() if rank not in self._idle]
+        self.is_behind = False
         if not counted:
-            return False
+            return
         lowest = min(counted)
         # Round c closes when so many have ended it, so at the clock that so many have reached.
         needed = max(1, len(counted) - self.backup)
@@ -169,7 +174,7 @@ class GroupClocks:
             self.rounds = self._log_rounds(closable) if self.keeps_rounds else closable
             self._attendance.forget_below(self.rounds)
         self.minimum = max(self.minimum, min(lowest, self.rounds))
-        return self.rounds < closable
+        self.is_behind = self.rounds < closable
 
     @property
     def told(self) -> tuple[int, int]:
@@ -189,8 +194,8 @@ class GroupClocks:
         rounds = max(rounds, self.rounds if folded is None else min(folded, self.rounds))
         minimum = max(minimum, min(self.minimum, rounds) if self.keeps_rounds else self.minimum)
         now = (minimum, rounds)
-        changed = self._moved or now != self._told
-        self._told, self._moved = now, False
+        changed = self._moved or now != self._told or self.backup != self._backup_told
+        self._told, self._moved, self._backup_told = now, False, self.backup
         self.notice += changed
         return changed
 

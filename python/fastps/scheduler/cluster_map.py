@@ -59,6 +59,7 @@ def encode_clocks(state: Facts, notice: PublishClocks) -> bytes:
         clock=notice.clock,
         minimum=notice.minimum,
         rounds=notice.rounds,
+        backup=notice.backup,
         map_version=state.version,
     )
 

@@ -232,6 +232,9 @@ class Session:
     ----------
     told : int
         Number of the newest notice sent to it.
+    stopped_at : int
+        Number of its last request that ended a wait: what comes after it with a lower number is an
+        old copy.
     times : StepTimes
         Its steps and its work on them.
     """
@@ -248,6 +251,7 @@ class Session:
     map_sent_at: float = 0.0
     requests: int = 0
     told: int = 0
+    stopped_at: int = 0
     times: StepTimes = field(default_factory=StepTimes)
 
 

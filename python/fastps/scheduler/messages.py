@@ -104,8 +104,8 @@ class Joined(Message):
     """A session begins; carries the map.
 
     ``clock`` is where the session starts, ``barrier`` how many barriers its group has passed: its
-    next one is number ``barrier + 1``. ``notice``, ``minimum`` and ``rounds`` are what the newest
-    notice to its group says. A session silent for ``lease_ms`` is ended; 0: never.
+    next one is number ``barrier + 1``. ``notice``, ``minimum``, ``rounds`` and ``backup`` are what
+    the newest notice to its group says. A session silent for ``lease_ms`` is ended; 0: never.
     """
 
     session: int
@@ -119,6 +119,7 @@ class Joined(Message):
     notice: int
     minimum: int
     rounds: int
+    backup: int
     lease_ms: int
 
 

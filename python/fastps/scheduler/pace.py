@@ -72,7 +72,8 @@ class StalenessSums:
                 continue
             sums = self._pulls.setdefault(table, Counter())
             for steps, pulls in pulls_of.items():
-                sums[min(int(steps), STALENESS_MAX)] += pulls
+                if pulls > 0:
+                    sums[min(int(steps), STALENESS_MAX)] += pulls
 
     def to_json(self) -> dict[str, dict[str, int]]:
         """Return the sums as the messages write them, by rising staleness."""

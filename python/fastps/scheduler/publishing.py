@@ -195,4 +195,5 @@ class Publisher:
             clock=clock,
             minimum=clocks.told[0],
             rounds=clocks.told[1],
+            backup=clocks.backup,
         )

@@ -143,6 +143,11 @@ class SchedulerState(Facts):
             self.bump()
         return self._finish([], now)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a tick would close rounds that were put off."""
+        return any(group.clocks.is_behind for group in self.groups.values())
+
     def restart_suspicion(self, now: float) -> None:
         """Start every silence anew: the scheduler itself was paused and heard nobody."""
         self.servers.restart_suspicion(now)

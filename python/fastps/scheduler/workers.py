@@ -125,17 +125,22 @@ class Workers:
     def barrier(self, ticket: Ticket, asked: m.Barrier, now: float) -> list[Action]:
         """Put a session into its group's barrier."""
         session = self._facts.live_session(asked.session)
+        if ticket[1] < session.stopped_at:
+            return []  # a copy that was overtaken: nobody waits for its answer
         group = self._group_at(session, asked.clock)
         return _replies(group.barrier(session.rank, asked, ticket))
 
     def stop_waiting(self, ticket: Ticket, asked: m.StopWaiting, now: float) -> list[Action]:
         """Take a session out of its group's barrier."""
         session = self._facts.live_session(asked.session)
+        session.stopped_at = max(session.stopped_at, ticket[1])
         return _replies(self._facts.groups[session.group].stop_waiting(session.rank, ticket))
 
     def next_chunk(self, ticket: Ticket, asked: m.NextChunk, now: float) -> list[Action]:
         """Give a session its next item, or let it wait."""
         session = self._facts.live_session(asked.session)
+        if ticket[1] < session.stopped_at:
+            return []
         worker = Worker(session.session, session.rank)
         group = self._group_at(session, asked.clock)
         return _replies(group.next_chunk(worker, asked, ticket))
@@ -143,6 +148,7 @@ class Workers:
     def return_chunk(self, ticket: Ticket, asked: m.ReturnChunk, now: float) -> list[Action]:
         """Take an item back."""
         session = self._facts.live_session(asked.session)
+        session.stopped_at = max(session.stopped_at, ticket[1])
         worker = Worker(session.session, session.rank)
         return _replies(self._facts.groups[session.group].return_chunk(worker, asked, ticket))
 
@@ -172,6 +178,7 @@ class Workers:
             notice=clocks.notice,
             minimum=clocks.told[0],
             rounds=clocks.told[1],
+            backup=clocks.backup,
             lease_ms=0 if math.isinf(shape.lease) else int(shape.lease * 1000),
         )
 
