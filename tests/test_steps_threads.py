@@ -24,9 +24,12 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Any]]:
         with fastps.connect(embedded=True, num_servers=2, num_workers=2) as first:
             yield first, first.worker(1)
     else:
-        with LocalCluster(servers=2, workers=2) as cluster:
-            with cluster.connect(rank=0) as first, cluster.connect(rank=1) as second:
-                yield first, second
+        with (
+            LocalCluster(servers=2, workers=2) as cluster,
+            cluster.connect(rank=0) as first,
+            cluster.connect(rank=1) as second,
+        ):
+            yield first, second
 
 
 def in_thread(function: Any, *arguments: Any) -> threading.Thread:
