@@ -132,6 +132,26 @@ def test_the_map_that_ends_a_session_comes_before_the_rounds_and_notices_it_rele
     assert not job.waits(waiting)
 
 
+def test_an_old_copy_of_a_wait_that_was_given_up_changes_nothing() -> None:
+    """Requests are sent again on new connections, so a copy may come late."""
+    job, (first, second) = _bsp_job()
+    barrier = m.Barrier(first.session, 1, clean=True)
+    waiting = job.ask(barrier)
+    job.answer(m.StopWaiting(first.session))
+    job.step(second, 2)
+    assert job.minimum() == 0, "the first counts again"
+    assert job.state.handle(b"another connection", waiting, barrier, job.now) == []
+    job.step(second)
+    assert job.minimum() == 0
+
+    chunk = m.NextChunk(first.session, 1, 3, False, None, clean=True)
+    asked = job.ask(chunk)
+    job.answer(m.ReturnChunk(first.session, 1, None))
+    assert job.state.handle(b"another connection", asked, chunk, job.now) == []
+    items = [job.answer(m.NextChunk(second.session, 1, 3, False, done)).index for done in (None, 0)]
+    assert items == [0, 1], "nobody holds an item that nobody works on"
+
+
 def test_nobody_is_let_through_before_live_servers_have_folded() -> None:
     job, (first, second) = _bsp_job()
     job.servers_fold = False

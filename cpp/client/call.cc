@@ -149,6 +149,7 @@ void Call::TakeResults(size_t message, const Reply& reply) {
 }
 
 void Call::FailMessage(size_t message, const Status& status) {
+  if (status.code() == Code::kSessionEnded && session_refused != nullptr) *session_refused = true;
   if (status.code() == Code::kServerLost) {
     const PlannedMessage& planned = batch_->messages()[message];
     for (const PartHeader& part : planned.parts) lost_shards_.push_back(part.shard);

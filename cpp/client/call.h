@@ -106,6 +106,8 @@ class Call {
   std::atomic<bool> observed{false};  // somebody was told the status
   // Counts the pushes that came too late for their round, when there is one.
   std::shared_ptr<std::atomic<uint64_t>> n_late_pushes;
+  // Set when a server refuses the session, which may be before the map says that it has ended.
+  std::shared_ptr<std::atomic<bool>> session_refused;
 
  private:
   void CountLate(const Reply& reply);

@@ -102,7 +102,7 @@ Status Client::CheckOpen() {
 
 Status Client::OpenStatus() const {
   if (closed_) return ClosedStatus();
-  if (session_ended_) {
+  if (session_ended_ || *session_refused_) {
     return Status(Code::kSessionEnded,
                   "the scheduler ended this client's session (its rank was given to another "
                   "client, or it was silent too long); connect again");
@@ -119,6 +119,7 @@ std::vector<Buffer> Client::GatherAll(const Call& call) {
 void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms) {
   n_requests_.fetch_add(1, std::memory_order_relaxed);
   call->n_late_pushes = n_late_pushes_;
+  call->session_refused = session_refused_;
   if (runtime_ == nullptr && RunsNow(*call, mode, deadline_ms)) {
     RunEmbedded(*call, {}, deadline_ms);
     MutexLock lock(mutex_);

@@ -167,6 +167,8 @@ class Client {
   const SessionId session_;
   const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
   std::atomic<uint64_t> n_requests_{0};
+  const std::shared_ptr<std::atomic<bool>> session_refused_ =
+      std::make_shared<std::atomic<bool>>(false);
   const std::shared_ptr<std::atomic<uint64_t>> n_late_pushes_ =
       std::make_shared<std::atomic<uint64_t>>(0);
   Waker waker_;

@@ -27,7 +27,7 @@ from fastps.config import Settings
 from fastps.consistency import Consistency, Gate
 from fastps.control import Control
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import ClosedError, ConfigError, FastPSError
+from fastps.errors import ClosedError, ConfigError, FastPSError, SessionEndedError
 from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler import messages as m
@@ -401,6 +401,8 @@ class Client:
         try:
             passed = self._call(request, CLOSE_SECONDS)
             self._go_on(passed.clock, time.monotonic() if waiting_since is None else waiting_since)
+        except SessionEndedError:
+            return  # the scheduler counts it no more
         except FastPSError as error:
             warnings.warn(
                 f"the scheduler was not told that this worker waits no more: {error}",
