@@ -9,6 +9,43 @@
 #include "client/client.h"
 
 namespace fastps {
+namespace {
+
+OwnedReply Ask(RequestSink& sink, const Request& request) {
+  struct DirectReply final : ReplySink {
+    OwnedReply reply;
+    void OnReply(OwnedReply taken) override { reply = std::move(taken); }
+  };
+  DirectReply direct;
+  sink.Submit(request, direct);
+  return std::move(direct.reply);
+}
+
+// Asks again for those parts of a write that were not taken: one that was would be applied twice,
+// without sequences.
+void AskForRest(RequestSink& sink, const Request& whole, OwnedReply* reply) {
+  reply->code = Code::kOk;
+  size_t keys_begin = 0, values_begin = 0;
+  for (size_t i = 0; i < whole.parts.size(); ++i) {
+    const PartHeader& part = whole.parts[i];
+    if (static_cast<Code>(reply->parts[i].code) != Code::kOk) {
+      Request one = whole;
+      one.parts = whole.parts.subspan(i, 1);
+      one.keys = whole.keys.subspan(keys_begin, part.n_keys);
+      one.values = whole.values.subspan(values_begin, part.n_values);
+      const OwnedReply again = Ask(sink, one);
+      if (again.parts.empty()) {
+        reply->code = again.code;
+      } else {
+        reply->parts[i] = again.parts[0];
+      }
+    }
+    keys_begin += part.n_keys;
+    values_begin += part.n_values;
+  }
+}
+
+}  // namespace
 
 bool Client::RunsNow(const Call& call, Mode mode, int64_t deadline_ms) {
   MutexLock lock(mutex_);
@@ -41,42 +78,20 @@ void Client::RunGated(MutexLock& lock) {
 
 OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
                                   const Buffer& values) const {
-  struct DirectReply final : ReplySink {
-    OwnedReply reply;
-    void OnReply(OwnedReply taken) override { reply = std::move(taken); }
-  };
-  const auto submit = [&](const Request& request) {
-    DirectReply direct;
-    sink.Submit(request, direct);
-    return std::move(direct.reply);
-  };
   const std::vector<PartHeader> parts = call.PartsOf(index);
   const Request whole = RequestOf(call, index, session_, boot_id, parts, values);
-  if (!call.MayOmitKeys(index)) return submit(whole);
+  if (!call.MayOmitKeys(index)) return Ask(sink, whole);
   std::vector<PartHeader> without_keys = parts;
   OmitKeys(&without_keys);
-  OwnedReply reply = submit(RequestOf(call, index, session_, boot_id, without_keys, values));
-  // Without sequences a part must not be applied twice, so only those that need their keys go
-  // again.
-  size_t keys_begin = 0, values_begin = 0;
-  bool forgotten = false;
-  for (size_t i = 0; i < reply.parts.size(); ++i) {
-    if (static_cast<Code>(reply.parts[i].code) == Code::kNeedKeys) {
-      forgotten = true;
-      if (!IsWrite(call.op())) break;
-      Request one = whole;
-      one.parts = std::span(parts).subspan(i, 1);
-      one.keys = whole.keys.subspan(keys_begin, parts[i].n_keys);
-      one.values = whole.values.subspan(values_begin, parts[i].n_values);
-      const OwnedReply again = submit(one);
-      if (!again.parts.empty()) reply.parts[i] = again.parts[0];
-    }
-    keys_begin += parts[i].n_keys;
-    values_begin += parts[i].n_values;
-  }
+  OwnedReply reply = Ask(sink, RequestOf(call, index, session_, boot_id, without_keys, values));
+  const bool forgotten = std::ranges::any_of(reply.parts, [](const PartResult& part) {
+    return static_cast<Code>(part.code) == Code::kNeedKeys;
+  });
   if (!forgotten) return reply;
   call.ForgetKeySet(index);
-  return IsWrite(call.op()) ? std::move(reply) : submit(whole);
+  if (!IsWrite(call.op())) return Ask(sink, whole);
+  AskForRest(sink, whole, &reply);
+  return reply;
 }
 
 void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t deadline_ms) {
@@ -99,15 +114,20 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
       continue;
     }
     const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];
-    for (;;) {
-      const OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
-      if (call.OnReply(i, ViewOf(reply)) == Call::Verdict::kDone) break;
-      // The server has not heard of this client's session or table yet.
+    OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
+    while (call.OnReply(i, ViewOf(reply)) != Call::Verdict::kDone) {
+      // The server has not heard of this client's session or table yet, or a round is not folded.
       if (NowMs() >= deadline_ms) {
         call.FailMessage(i, Status(Code::kTimeout, "the deadline passed"));
         break;
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (IsWrite(call.op()) && !reply.parts.empty()) {
+        const std::vector<PartHeader> parts = call.PartsOf(i);
+        AskForRest(*sink, RequestOf(call, i, session_, boot_id, parts, values), &reply);
+      } else {
+        reply = SubmitEmbedded(call, i, boot_id, *sink, values);
+      }
     }
   }
 }
