@@ -34,9 +34,8 @@ void RoundWorker::Act(uint64_t clock, bool in_doubt) {
       return Push(clock, in_doubt);
     case 4:
     case 5:
-      return Pull(clock, in_doubt);
     case 6:
-      return PullNext(clock);
+      return Pull(clock, in_doubt);
     case 7:
       return GiveUpPull(clock);
     case 8:
@@ -59,12 +58,11 @@ void RoundWorker::FinishStep() {
   for (const auto& open : writes_) Finish(*open);
   writes_.clear();
   for (OpenPull& pull : pulls_) FinishPull(pull);
-  pulls_ = std::exchange(next_pulls_, {});
+  pulls_.clear();
 }
 
 void RoundWorker::FinishAll() {
   has_ended_ = true;
-  FinishStep();
   FinishStep();
 }
 
@@ -151,13 +149,6 @@ void RoundWorker::Pull(uint64_t clock, bool in_doubt) {
   pull.open = Start(Op::kPull, *pull.table, pull.rows, {}, RandomWay(in_doubt),
                     {clock + 1, PullGate(clock, Random(3) == 0)});
   if (pull.open != nullptr) pulls_.push_back(std::move(pull));
-}
-
-void RoundWorker::PullNext(uint64_t clock) {
-  OpenPull pull{nullptr, RandomTable(), RandomRows(), Round(clock + 1)};
-  pull.open = Start(Op::kPull, *pull.table, pull.rows, {}, Way::kGated,
-                    {clock + 2, PullGate(clock + 1, false)});
-  if (pull.open != nullptr) next_pulls_.push_back(std::move(pull));
 }
 
 void RoundWorker::PullSet(uint64_t clock) {

@@ -27,7 +27,7 @@ class RoundWorker {
   // One random operation in step `clock`. Under `in_doubt` the session may end at any moment: only
   // what ends with it is started.
   void Act(uint64_t clock, bool in_doubt);
-  // The step ends: waits for what was started in it. Pulls for the next step stay.
+  // The step ends: waits for what was started in it.
   void FinishStep();
   // The session has ended.
   void FinishAll();
@@ -60,10 +60,9 @@ class RoundWorker {
 
   void Push(uint64_t clock, bool in_doubt);
   void Pull(uint64_t clock, bool in_doubt);
-  void PullNext(uint64_t clock);  // for the next step: its gate is closed
   void PullSet(uint64_t clock);
   void PullAsStranger();
-  void GiveUpPull(uint64_t clock);
+  void GiveUpPull(uint64_t clock);  // of the next step: its gate is closed
   void Wild(uint64_t clock, bool in_doubt);
   void Foreign();
   void PushGatedByMinimum(uint64_t clock);  // as under SSP
@@ -78,7 +77,6 @@ class RoundWorker {
   Caller caller_;
   std::vector<std::unique_ptr<OpenCall>> writes_;
   std::vector<OpenPull> pulls_;
-  std::vector<OpenPull> next_pulls_;  // of the next step
 };
 
 }  // namespace fastps::stress
