@@ -9,7 +9,6 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ import pytest
 import fastps
 import local_cluster
 import ssp_checker
-from fastps import SSP, _core, errors
+from fastps import SSP, errors
 from fastps.consistency import Gate
 from fastps.control import SocketControl, new_boot_id
 from fastps.scheduler.clocks import GroupClocks
-from fastps.scheduler.messages import Join
+from fastps.scheduler.messages import Barrier, Join
 from fastps.scheduler.state import JobShape
 from jobs import Worker
 from ssp_checker import History, Plan, Pull, Report, check
@@ -195,18 +194,16 @@ def test_a_gate_that_is_off_by_one_is_found(clients, staleness, monkeypatch) -> 
     assert "reflects steps < c - s" in check(histories, staleness).sentences
 
 
-def clock_before_flush(flush: Callable[..., None]) -> Callable[..., Any]:
-    """Return a clock() that tells the scheduler first."""
-    inner = fastps.Client.clock
+def clock_before_flush(self: fastps.Client, **options: Any) -> int:
+    """A clock() that tells the scheduler first, which only a request can: heartbeats hold it back.
 
-    def clock(self: fastps.Client, **options: Any) -> int:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_core.Client, "flush", lambda *_: None)
-            result = inner(self, **options)
-        flush(self._core, 60.0)
-        return result
+    A barrier that was passed is answered at once, and says the clock.
+    """
+    self._control.call(Barrier(self._session, 0, False, self.clock_value + 1), 60.0)
+    return clock_after_flush(self, **options)
 
-    return clock
+
+clock_after_flush = fastps.Client.clock
 
 
 @pytest.mark.parametrize("is_early", [False, True])
@@ -216,7 +213,7 @@ def test_a_clock_told_before_the_pushes_are_acknowledged_is_found(is_early, monk
     with cluster, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(cluster.connect()) for _ in range(N_WORKERS)]
         if is_early:
-            monkeypatch.setattr(fastps.Client, "clock", clock_before_flush(_core.Client.flush))
+            monkeypatch.setattr(fastps.Client, "clock", clock_before_flush)
         histories = run_all(clients, plan, [15] * N_WORKERS)
     assert ("reflects steps < c - s" in check(histories, 0).sentences) == is_early
 
