@@ -39,7 +39,7 @@ class Proxy:
         register = RegisterServer(boot_id.hex(), (f"tcp://127.0.0.1:{port}",), os.getpid())
         registered, blob = SocketControl(scheduler).call(register, 20.0)
         assert blob is not None
-        self.server.start(registered.server_id, blob, scheduler)
+        self.server.start(registered.server_id, blob, scheduler, registered.rounds)
         self.stranger = self._dealer()
         self.backs: dict[bytes, zmq.Socket[bytes]] = {}
         self.sent: list[tuple[bytes, list[bytes]]] = []

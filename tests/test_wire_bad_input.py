@@ -237,10 +237,6 @@ def test_options_that_are_none(sparse, dense, option) -> None:
 @pytest.mark.parametrize(
     ("option", "there_is"),
     [
-        ({"consistency": fastps.BSP()}, "ASP"),
-        ({"consistency": fastps.BSP(backup=1)}, "ASP"),
-        ({"consistency": fastps.SSP(3)}, "ASP"),
-        ({"consistency": fastps.SSP(0)}, "ASP"),
         ({"replication": 2}, "1|one"),
         ({"replication": 3}, "1|one"),
     ],
