@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from fastps_bench.measure import Plan, measure
 from fastps_bench.targets import NumpyTarget
 from fastps_bench.timing import Figure, percentile
 from fastps_bench.workload import OPTIMIZERS, Request, Work, mix
+from marked import Marked
 
 TINY = ["--keys=3000", "--batch=500", "--requests=3", "--repeats=2", "--single=5"]
 
@@ -99,41 +99,24 @@ def test_wrong_usage(argument: str) -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_outlives_it(number: signal.Signals) -> None:
-    mark = f"FASTPS_BENCH_TEST={os.getpid()}-{number}".encode()
+    marked = Marked("FASTPS_BENCH_TEST", f"{os.getpid()}-{number}")
     command = [sys.executable, "-m", "fastps_bench", "sparse", "--keys=100000", "--mode=tcp"]
-    environment = {**os.environ, "FASTPS_BENCH_TEST": mark.decode().split("=")[1]}
-
-    def running() -> int:
-        found = 0
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                found += mark in path.read_bytes()
-            except OSError:
-                continue
-        return found
-
-    def wait_until(enough: int, least: bool) -> None:
-        deadline = time.monotonic() + 30
-        while (running() >= enough) != least:
-            assert time.monotonic() < deadline, f"{running()} processes"
-            time.sleep(0.05)
-
     bench = subprocess.Popen(
         [*command, "--requests=100000"],
-        env=environment,
+        env={**os.environ, **marked.environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Where tests run in the background, SIGINT may be ignored, which children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
-        wait_until(5, least=True)  # it, the launcher, the scheduler, a server, a worker
+        marked.wait_until(5, least=True)  # it, the launcher, the scheduler, a server, a worker
         bench.send_signal(number)
         assert bench.wait(20) != 0
     finally:
         bench.kill()
         bench.wait()
-    wait_until(1, least=False)
+    marked.wait_until(1, least=False)
 
 
 def test_keys_are_distinct_and_stable() -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from fastps_bench.staleness_plot import plot_trade_off
 from fastps_bench.staleness_report import staleness_table
 from fastps_bench.staleness_setting import Scene, Slow, Stall, default_scenes, label, policy
 from fastps_bench.staleness_worker import RunPlan
+from marked import Marked
 
 TINY = ["--workers=2", "--steps=6", "--step-ms=1", "--examples=500", "--batch=8", "--lr=0.1"]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -156,41 +156,25 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.processes
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    mark = f"FASTPS_BENCH_TEST=staleness-{os.getpid()}".encode()
-    name, value = mark.decode().split("=")
-
-    def running() -> int:
-        found = 0
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                found += mark in path.read_bytes()
-            except OSError:
-                continue
-        return found
-
-    def wait_until(enough: int, least: bool) -> None:
-        deadline = time.monotonic() + 30
-        while (running() >= enough) != least:
-            assert time.monotonic() < deadline, f"{running()} processes"
-            time.sleep(0.05)
-
+    marked = Marked("FASTPS_BENCH_TEST", f"staleness-{os.getpid()}")
     command = [sys.executable, "-m", "fastps_bench", "staleness", *TINY, "--steps=100000"]
     bench = subprocess.Popen(
         [*command, f"--plot={tmp_path / 'none.png'}"],
-        env={**os.environ, name: value, "TMPDIR": str(tmp_path)},
+        env={**os.environ, **marked.environment, "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         # Where tests run in the background, SIGINT may be ignored, which children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
-        wait_until(7, least=True)  # it, launcher, scheduler, a server, two workers, the reader
+        # It, the launcher, the scheduler, a server, two workers, the reader.
+        marked.wait_until(7, least=True)
         bench.send_signal(signal.SIGINT)
         assert bench.wait(20) == 130
     finally:
         bench.kill()
         bench.wait()
-    wait_until(1, least=False)
+    marked.wait_until(1, least=False)
     assert not list(tmp_path.glob("fastps-*"))
 
 

@@ -220,15 +220,21 @@ bool Client::IsLost(ServerId server) const {
   return info == nullptr || info->lost;
 }
 
+bool Client::SleepSlice(MutexLock& lock, int64_t deadline_ms) {
+  const int64_t now_ms = NowMs();
+  if (now_ms >= deadline_ms) return false;
+  const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
+  changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+  return true;
+}
+
 template <class Done>
 bool Client::WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) {
   while (!done()) {
-    const int64_t now_ms = NowMs();
-    if (now_ms >= deadline_ms) return false;
     if (leading_) {
-      const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
-      changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+      if (!SleepSlice(lock, deadline_ms)) return false;
     } else {
+      if (NowMs() >= deadline_ms) return false;
       Lead(lock, deadline_ms);
     }
   }
@@ -241,10 +247,7 @@ bool Client::Wait(const Call& call, int64_t deadline_ms) {
     for (;;) {
       RunGated(lock);
       if (!IsGated(call)) return call.done();
-      const int64_t now_ms = NowMs();
-      if (now_ms >= deadline_ms) return false;
-      const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
-      changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+      if (!SleepSlice(lock, deadline_ms)) return false;
     }
   }
   return WaitUntil(lock, deadline_ms, [&] { return call.done(); });
@@ -262,7 +265,7 @@ bool Client::WaitForRoom(int64_t deadline_ms) {
 bool Client::IsDone(const Call& call) {
   MutexLock lock(mutex_);
   if (runtime_ == nullptr) RunGated(lock);
-  return !IsGated(call) && call.done();
+  return HasEnded(call);
 }
 
 void Client::Detach(Call& call) {
@@ -327,7 +330,7 @@ void Client::RunBackground() {
     if (background_.empty()) {
       changed_.wait(lock.native());
     } else if (leading_) {
-      changed_.wait_for(lock.native(), std::chrono::milliseconds(limits::kWaitSliceMs));
+      SleepSlice(lock, kNeverMs);
     } else {
       Lead(lock, kNeverMs);
     }

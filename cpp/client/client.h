@@ -131,6 +131,8 @@ class Client {
   // came.
   template <class Done>
   bool WaitUntil(MutexLock& lock, int64_t deadline_ms, Done done) FASTPS_REQUIRES(mutex_);
+  // Sleeps until something changes or a slice is over; false when `deadline_ms` has come.
+  bool SleepSlice(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
   void NeedBackgroundThread() FASTPS_REQUIRES(mutex_);
   void RunBackground();
   // A call whose gate is closed, with its values when it is a write.

@@ -51,10 +51,7 @@ bool Client::RunsNow(const Call& call, Mode mode, int64_t deadline_ms) {
   MutexLock lock(mutex_);
   RunGated(lock);
   // What was called earlier acts earlier, also when another thread is at it.
-  while (IsWrite(call.op()) && running_ != nullptr && NowMs() < deadline_ms) {
-    changed_.wait_for(lock.native(), std::chrono::milliseconds(limits::kWaitSliceMs));
-    RunGated(lock);
-  }
+  while (IsWrite(call.op()) && running_ != nullptr && SleepSlice(lock, deadline_ms)) RunGated(lock);
   return mode == Mode::kBlocking || (IsOpen(call.gate) && running_ == nullptr);
 }
 

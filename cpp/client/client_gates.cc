@@ -1,6 +1,5 @@
 // Client at gates: what the scheduler says of the group, and the calls that wait for it.
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "base/clock.h"
@@ -81,10 +80,7 @@ bool Client::WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status) 
   for (;;) {
     *status = OpenStatus();
     if (!status->ok() || IsOpen(gate)) return true;
-    const int64_t now_ms = NowMs();
-    if (now_ms >= deadline_ms) return false;
-    const int64_t wait_ms = std::min(deadline_ms - now_ms, limits::kWaitSliceMs);
-    changed_.wait_for(lock.native(), std::chrono::milliseconds(wait_ms));
+    if (!SleepSlice(lock, deadline_ms)) return false;
   }
 }
 

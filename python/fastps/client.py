@@ -26,8 +26,9 @@ from fastps.arguments import (
 from fastps.config import Settings
 from fastps.consistency import Consistency, Gate
 from fastps.control import Control
+from fastps.control.answers import check_open
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import ClosedError, ConfigError, FastPSError, SessionEndedError
+from fastps.errors import ConfigError, FastPSError, SessionEndedError
 from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler import messages as m
@@ -292,17 +293,14 @@ class Client:
             self._barriers = max(self._barriers, number)
 
     def _go_on(self, clock: int, began: float) -> None:
-        """Take up work after a wait that began then; whoever was idle may go on at a later clock.
-
-        The heartbeats say so too, else the scheduler would go on telling us.
-        """
+        """Take up work after a wait since then; whoever was idle may go on at a later clock."""
         self._steps.left_out(began)
         self._steps.move_to(clock)
         self._tell_clock()
 
     @contextlib.contextmanager
     def _held_step(self) -> Iterator[int]:
-        """Hold the current step open for a pull under BSP, and give its number.
+        """Hold the current step open for a call that belongs to it, and give its number.
 
         Another thread's `clock` may go on meanwhile, but the scheduler hears of that later.
         """
@@ -315,7 +313,7 @@ class Client:
                 self._cluster.tell_clock(self._session, self._core)
 
     def _tell_clock(self) -> None:
-        self._core.end_step(self._steps.clock, self._steps.busy_us)
+        """Tell an embedded scheduler how far this worker is; to others the heartbeats say it."""
         if self._cluster is not None:
             self._cluster.tell_clock(self._session, self._core)
 
@@ -509,16 +507,10 @@ class Client:
         return reply
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise ClosedError(
-                "this client was made before the process forked and cannot be used in the child: "
-                "call fastps.connect() in the child, or start it with the spawn method"
-            )
+        check_open(self._pid, closed=False)
 
     def _open_core(self) -> _core.Client:
-        self._check_process()
-        if self._closed:
-            raise ClosedError("the client was closed; call fastps.connect() for a new one")
+        check_open(self._pid, self._closed)
         return self._core
 
     def _timeout(self, timeout: float | None) -> float:

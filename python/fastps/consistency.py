@@ -148,28 +148,21 @@ class BSP(Consistency):
         return Gate(rounds=clock)
 
 
-def from_json(described: Mapping[str, Any] | None) -> Consistency:
-    """Return the model that `Consistency.to_json` described; None: ASP.
+MODELS: Mapping[str, type[Consistency]] = {"ASP": ASP, "SSP": SSP, "BSP": BSP}
+
+
+def from_json(described: object) -> Consistency:
+    """Return the model that `Consistency.to_json` described. It may come from anywhere.
 
     Raises
     ------
-    ConfigError
-        It describes none.
+    ConfigError, ValueRangeError
+        It describes none, or numbers that none can have.
 
     >>> from_json(SSP(3).to_json())
     SSP(staleness=3)
     """
-    if described is None:
-        return ASP()
-    arguments = dict(described)
-    name = arguments.pop("name", None)
-    for model in (ASP, SSP, BSP):
-        if model.__name__ == name:
-            try:
-                return model(**arguments)
-            except TypeError as error:
-                raise ConfigError(f"{name} was described by {arguments!r:.100}: {error}") from error
-    raise ConfigError(f"consistency is {name!r:.50}; there are ASP, SSP and BSP")
+    return _values.from_json("consistency", MODELS, described)
 
 
 def from_text(text: str) -> Consistency:

@@ -12,11 +12,11 @@ from typing import Any
 from fastps import _core
 from fastps.consistency import Consistency, Gate
 from fastps.errors import FastPSTimeoutError, StalePullError
+from fastps.scheduler.pace import ENTRIES_MAX
 
 __all__ = ["Steps", "describe_slowest"]
 
 TICK_SECONDS = 0.1
-STALENESS_ENTRIES = 4096  # scheduler/pace.py: ENTRIES_MAX
 
 
 class Steps:
@@ -78,6 +78,7 @@ class Steps:
             now = time.monotonic()
             waiting = now - self._waiting_since if self._n_waiting else 0.0
             self._busy = max(self._busy, now - self._began - self._waited - waiting)
+            self._core.end_step(self._clock, self.busy_us)
 
     @property
     def busy_us(self) -> int:
@@ -85,7 +86,10 @@ class Steps:
         return int(self._busy * 1e6)
 
     def move_to(self, clock: int) -> None:
-        """Go on at a clock that the scheduler gave, unless it is lower."""
+        """Go on at a clock that the scheduler gave, unless it is lower.
+
+        The heartbeats say so too, else the scheduler would go on telling us.
+        """
         with self._lock:
             self._clock = max(self._clock, clock)
             self._core.end_step(self._clock, self.busy_us)
@@ -202,9 +206,9 @@ class Steps:
         It takes so many entries, so that far steps are counted as "so many or more".
         """
         with self._lock:
-            most = STALENESS_ENTRIES // max(1, len(self._staleness)) - 2
+            most = ENTRIES_MAX // max(1, len(self._staleness)) - 2
             sums: dict[str, dict[str, int]] = {}
-            for table, seen in list(self._staleness.items())[: STALENESS_ENTRIES // 4]:
+            for table, seen in list(self._staleness.items())[: ENTRIES_MAX // 4]:
                 counted: Counter[int] = Counter()
                 for steps, pulls in seen.items():
                     counted[min(steps, max(1, most))] += pulls

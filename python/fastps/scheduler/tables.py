@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastps import _values, initializers, optimizers
-from fastps.consistency import ASP, BSP, SSP, Consistency
+from fastps import initializers, optimizers
+from fastps.consistency import BSP, SSP, Consistency, from_json
 from fastps.errors import ConfigError, TableMismatchError, TableNotFoundError, ValueRangeError
 from fastps.scheduler.messages import TableDefinition
 
@@ -30,7 +29,6 @@ ROW_WIDTH_MAX = 1 << 22
 SHARDS_PER_TABLE_MAX = 1 << 16
 TABLES_MAX = 4096
 
-MODELS: Mapping[str, type[Consistency]] = {"ASP": ASP, "SSP": SSP, "BSP": BSP}
 COUNT_MAX = (1 << 32) - 1  # of SSP's staleness and BSP's backup
 
 DIMENSIONS_MAX = 32
@@ -213,7 +211,7 @@ def consistency_of(described: object) -> Consistency:
     ConfigError, ValueRangeError
         It tells of none, or of numbers that none can have.
     """
-    model = _values.from_json("consistency", MODELS, described)
+    model = from_json(described)
     count = model.staleness if isinstance(model, SSP) else getattr(model, "backup", 0)
     if count > COUNT_MAX:
         raise ValueRangeError(f"consistency is {model!r:.100}; at most {COUNT_MAX} may be given")
