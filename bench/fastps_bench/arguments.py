@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MODES", "add_json", "append_json", "names", "positive"]
+__all__ = ["MODES", "add_json", "append_json", "names", "positive", "positives"]
 
 MODES = ("embedded", "tcp")
 
@@ -19,6 +19,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def positives(text: str) -> list[int]:
+    """Return the numbers of a list with commas, each at least 1."""
+    return [positive(word) for word in text.split(",")]
 
 
 def names(text: str, known: Sequence[str]) -> list[str]:

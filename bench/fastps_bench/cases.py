@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -9,21 +10,67 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastps_bench.progress import Progress
+from fastps_bench import machine
+from fastps_bench.progress import Progress, make_progress
 
-__all__ = ["CaseError", "run_case"]
+__all__ = ["CaseError", "keys_that_fit", "run_case", "shown_progress"]
 
+N_KEYS = 10_000_000
 TAIL_LINES = 20
 PR_SET_PDEATHSIG = 1
 
 
 class CaseError(Exception):
     """A case could not be measured, or its outcome was wrong."""
+
+
+@contextlib.contextmanager
+def shown_progress() -> Iterator[Progress]:
+    """Show how far a benchmark is, and nothing any more when it ends or fails."""
+    progress = make_progress()
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+def keys_that_fit(given: int | None, row_bytes: float, what: str = "") -> int:
+    """Return how many keys a table is to have: what was given, else 10 M or what memory allows.
+
+    Parameters
+    ----------
+    given : int or None
+        By the user.
+    row_bytes : float
+        That a key needs at the most; something is left for the rest.
+    what : str
+        Says more of the keys in an error.
+
+    Raises
+    ------
+    CaseError
+        Memory does not allow it.
+    """
+    available = machine.available_bytes()
+
+    def needed(n_keys: int) -> int:
+        return int(n_keys * row_bytes) + (1 << 30)
+
+    n_keys = N_KEYS if given is None else given
+    if given is None:
+        while n_keys > 1000 and needed(n_keys) > available // 2:
+            n_keys //= 2
+    if needed(n_keys) > available:
+        raise CaseError(
+            f"{n_keys:,} keys{what} need about {needed(n_keys) / 2**30:.0f} GiB, "
+            f"there are {available / 2**30:.0f}: give fewer --keys"
+        )
+    return n_keys
 
 
 def run_case(

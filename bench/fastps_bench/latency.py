@@ -7,9 +7,8 @@ import sys
 from typing import Any
 
 from fastps_bench import machine
-from fastps_bench.arguments import add_json, append_json, positive
-from fastps_bench.cases import CaseError, run_case
-from fastps_bench.progress import make_progress
+from fastps_bench.arguments import add_json, append_json, positive, positives
+from fastps_bench.cases import CaseError, run_case, shown_progress
 from fastps_bench.report import aligned, header
 
 __all__ = ["add_parser", "run"]
@@ -40,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--workers", type=_counts, default="1,2,8", help="numbers of workers to measure")
+    add("--workers", type=positives, default="1,2,8", help="numbers of workers to measure")
     add("--servers", type=positive, default=1, help="server processes")
     add("--keys", type=positive, default=1000, help="keys of a step")
     add("--steps", type=positive, default=200, help="steps, and calls of each kind, in a repeat")
@@ -52,21 +51,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Measure all cases, print a table; return the exit code."""
     results: list[dict[str, Any]] = []
-    progress = make_progress()
     try:
-        for workers in options.workers:
-            progress.begin(f"{workers} workers")
-            case = {"keys": options.keys, "steps": options.steps, "repeats": options.repeats}
-            launch = [f"--servers={options.servers}", f"--workers={workers}"]
-            module = "fastps_bench.latency_worker"
-            figures = run_case(f"{workers} workers", case, launch, progress, module)
-            results.append({"workers": workers, **figures})
+        with shown_progress() as progress:
+            for workers in options.workers:
+                progress.begin(f"{workers} workers")
+                case = {"keys": options.keys, "steps": options.steps, "repeats": options.repeats}
+                launch = [f"--servers={options.servers}", f"--workers={workers}"]
+                module = "fastps_bench.latency_worker"
+                figures = run_case(f"{workers} workers", case, launch, progress, module)
+                results.append({"workers": workers, **figures})
     except CaseError as error:
-        progress.close()
         print(f"fastps-bench: {error}", file=sys.stderr)
         return 1
-    finally:
-        progress.close()
     facts = machine.describe()
     print(_table(facts, results, options.keys))
     append_json("latency", options, facts, results)
@@ -85,7 +81,3 @@ def _table(facts: dict[str, Any], results: list[dict[str, Any]], keys: int) -> s
 
 def _microseconds(figure: dict[str, float]) -> str:
     return f"{figure['median']:,.0f} ({figure['min']:,.0f} - {figure['max']:,.0f})"
-
-
-def _counts(text: str) -> list[int]:
-    return [positive(word) for word in text.split(",")]

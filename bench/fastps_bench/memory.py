@@ -9,15 +9,14 @@ from typing import Any
 
 from fastps_bench import machine
 from fastps_bench.arguments import MODES, add_json, append_json, names, positive
-from fastps_bench.cases import CaseError, run_case
+from fastps_bench.cases import CaseError, keys_that_fit, run_case, shown_progress
 from fastps_bench.footprint import stored_bytes
 from fastps_bench.memory_report import memory_table
-from fastps_bench.progress import Progress, make_progress
+from fastps_bench.progress import Progress
 from fastps_bench.workload import Work
 
 __all__ = ["add_parser", "run"]
 
-N_KEYS = 10_000_000
 N_CHECKED = 4  # requests that look whether rows are what they should be
 TABLES = ((1, "sgd"), (16, "adagrad"))  # floats and rule of the tables whose bytes are measured
 MEASURES = ("bytes", "growth")
@@ -70,18 +69,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def run(options: argparse.Namespace) -> int:
     """Measure all cases, print tables; return the exit code."""
     results: list[dict[str, Any]] = []
-    progress = make_progress()
     try:
-        if "bytes" in options.measure:
-            results += [_bytes(options, *shape, progress) for shape in TABLES]
-        if "growth" in options.measure:
-            results += [_growth(options, mode, progress) for mode in options.mode]
+        with shown_progress() as progress:
+            if "bytes" in options.measure:
+                results += [_bytes(options, *shape, progress) for shape in TABLES]
+            if "growth" in options.measure:
+                results += [_growth(options, mode, progress) for mode in options.mode]
     except CaseError as error:
-        progress.close()
         print(f"fastps-bench: {error}", file=sys.stderr)
         return 1
-    finally:
-        progress.close()
     facts = machine.describe()
     print(memory_table(facts, results))
     append_json("memory", options, facts, results)
@@ -93,7 +89,7 @@ def _bytes(
 ) -> dict[str, Any]:
     # Growth keeps up to 1.3 times the slots, and an index has some slots free.
     row_bytes = int(stored_bytes(width, optimizer) * 1.7) + 8
-    n_keys = _n_keys(options, row_bytes)
+    n_keys = keys_that_fit(options.keys, row_bytes)
     work = Work(n_keys, width, options.batch, N_CHECKED, optimizer)
     name = f"bytes, {width} floats, {optimizer}, {n_keys:,} keys"
     progress.begin(name)
@@ -104,7 +100,7 @@ def _bytes(
 
 
 def _growth(options: argparse.Namespace, mode: str, progress: Progress) -> dict[str, Any]:
-    n_keys = _n_keys(options, 2 * int(stored_bytes(1, "sgd") * 2.2))
+    n_keys = keys_that_fit(options.keys, 2 * int(stored_bytes(1, "sgd") * 2.2))
     work = Work(n_keys, 1, options.batch, 0)
     name = f"growth, {mode}, {n_keys:,} keys"
     progress.begin(name)
@@ -112,21 +108,6 @@ def _growth(options: argparse.Namespace, mode: str, progress: Progress) -> dict[
     launch = ["--workers=2"] if mode == "tcp" else None
     waits = run_case(name, {**case, "pull_keys": options.pull_keys}, launch, progress)
     return {"measure": "growth", "mode": mode, "keys": n_keys, "waits": waits}
-
-
-def _n_keys(options: argparse.Namespace, row_bytes: int) -> int:
-    available = machine.available_bytes()
-    spare = 1 << 30
-    n_keys: int = options.keys or N_KEYS
-    if options.keys is None:
-        while n_keys > 1000 and n_keys * row_bytes + spare > available // 2:
-            n_keys //= 2
-    elif n_keys * row_bytes + spare > available:
-        raise CaseError(
-            f"{n_keys:,} keys need about {(n_keys * row_bytes + spare) / 2**30:.0f} GiB, "
-            f"there are {available / 2**30:.0f}: give fewer --keys"
-        )
-    return n_keys
 
 
 def _measures(text: str) -> list[str]:

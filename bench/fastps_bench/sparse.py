@@ -8,18 +8,17 @@ from dataclasses import asdict
 from typing import Any
 
 from fastps_bench import machine
-from fastps_bench.arguments import MODES, add_json, append_json, names, positive
-from fastps_bench.cases import CaseError, run_case
+from fastps_bench.arguments import MODES, add_json, append_json, names, positive, positives
+from fastps_bench.cases import CaseError, keys_that_fit, run_case, shown_progress
 from fastps_bench.limits import COPY_BYTES
 from fastps_bench.measure import Plan
-from fastps_bench.progress import Progress, make_progress
+from fastps_bench.progress import Progress
 from fastps_bench.report import table
 from fastps_bench.targets import RIVALS
 from fastps_bench.workload import OPTIMIZERS, Work
 
 __all__ = ["add_parser", "run"]
 
-N_KEYS = 10_000_000
 N_REQUESTS = 64
 
 DESCRIPTION = """\
@@ -40,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add("--keys", type=positive, help="rows of the table; by default 10 M, or what memory allows")
     add("--batch", type=positive, default=100_000, help="keys of a request")
-    add("--widths", type=_widths, default="1,16,64", help="floats of a row")
+    add("--widths", type=positives, default="1,16,64", help="floats of a row")
     add("--repeats", type=positive, default=5, help="of every figure")
     add("--requests", type=positive, default=N_REQUESTS, help="in a repeat")
     add("--single", type=positive, default=1000, help="requests of one key in a repeat")
@@ -59,31 +58,27 @@ def run(options: argparse.Namespace) -> int:
     """Measure all cases, print a table; return the exit code."""
     plan = Plan(options.repeats, min(options.single, options.batch), options.in_flight)
     results: list[dict[str, Any]] = []
-    progress = make_progress()
     try:
-        for width in options.widths:
-            work = Work(
-                options.keys or _keys_that_fit(width),
-                width,
-                options.batch,
-                options.requests,
-                options.optimizer,
-                options.seed,
-            )
-            _check_memory(work)
-            for mode in (*options.rivals, *options.mode):
-                if mode in RIVALS and work.optimizer == "adagrad":
-                    progress.say(f"fastps-bench: {mode} is skipped: it has no adagrad")
-                    continue
-                progress.begin(f"{mode}, {width} floats, {work.n_keys:,} keys")
-                figures = _measure(mode, options, work, plan, progress)
-                results.append({"mode": mode, "width": width, "keys": work.n_keys, **figures})
+        with shown_progress() as progress:
+            for width in options.widths:
+                work = Work(
+                    _n_keys(options, width),
+                    width,
+                    options.batch,
+                    options.requests,
+                    options.optimizer,
+                    options.seed,
+                )
+                for mode in (*options.rivals, *options.mode):
+                    if mode in RIVALS and work.optimizer == "adagrad":
+                        progress.say(f"fastps-bench: {mode} is skipped: it has no adagrad")
+                        continue
+                    progress.begin(f"{mode}, {width} floats, {work.n_keys:,} keys")
+                    figures = _measure(mode, options, work, plan, progress)
+                    results.append({"mode": mode, "width": width, "keys": work.n_keys, **figures})
     except CaseError as error:
-        progress.close()
         print(f"fastps-bench: {error}", file=sys.stderr)
         return 1
-    finally:
-        progress.close()
     facts = machine.describe()
     print(table(facts, results))
     append_json("sparse", options, facts, results)
@@ -107,29 +102,9 @@ def _measure(
     return run_case(f"{mode}, {work.width} floats", case, launch, progress)
 
 
-def _needed_bytes(n_keys: int, width: int) -> int:
+def _n_keys(options: argparse.Namespace, width: int) -> int:
     # A row and room for growth, its key, what it should be, and two arrays of a copy's check.
-    return int(n_keys * (width * 4 * 1.3 + 100)) + (1 << 30)
-
-
-def _keys_that_fit(width: int) -> int:
-    n_keys, available = N_KEYS, machine.available_bytes()
-    while n_keys > 1000 and _needed_bytes(n_keys, width) > available // 2:
-        n_keys //= 2
-    return n_keys
-
-
-def _check_memory(work: Work) -> None:
-    needed, available = _needed_bytes(work.n_keys, work.width), machine.available_bytes()
-    if needed > available:
-        raise CaseError(
-            f"{work.n_keys:,} keys of {work.width} floats need about {needed / 2**30:.0f} GiB, "
-            f"there are {available / 2**30:.0f}: give fewer --keys"
-        )
-
-
-def _widths(text: str) -> list[int]:
-    return [positive(word) for word in text.split(",")]
+    return keys_that_fit(options.keys, width * 4 * 1.3 + 100, f" of {width} floats")
 
 
 def _modes(text: str) -> list[str]:

@@ -18,8 +18,8 @@ from fastps.errors import FastPSError
 from fastps.models.output import check_output
 from fastps_bench import machine
 from fastps_bench.arguments import add_json, append_json, positive
-from fastps_bench.cases import CaseError, run_case
-from fastps_bench.progress import Progress, make_progress
+from fastps_bench.cases import CaseError, run_case, shown_progress
+from fastps_bench.progress import Progress
 from fastps_bench.staleness_data import Problem, generated, read
 from fastps_bench.staleness_figures import Run, default_target, figures_of
 from fastps_bench.staleness_help import DESCRIPTION, EPILOG
@@ -97,18 +97,15 @@ def run(options: argparse.Namespace) -> int:
     scenes = _scenes(options)
     _check(options, scenes)
     del options.parser
-    progress = make_progress()
     try:
-        problem = _problem(options)
-        with TemporaryDirectory(prefix="fastps-staleness-") as folder:
-            problem.save(Path(folder) / "problem.npz")
-            runs = _run_all(options, scenes, Path(folder), progress)
+        with shown_progress() as progress:
+            problem = _problem(options)
+            with TemporaryDirectory(prefix="fastps-staleness-") as folder:
+                problem.save(Path(folder) / "problem.npz")
+                runs = _run_all(options, scenes, Path(folder), progress)
     except (CaseError, DataError) as error:
-        progress.close()
         print(f"fastps-bench: {error}", file=sys.stderr)
         return 1
-    finally:
-        progress.close()
     results = [
         _result(options, scene, problem, [runs[at, name] for name in options.policies])
         for at, scene in enumerate(scenes)
