@@ -27,6 +27,8 @@ static_assert(kRowWidthMax <= kDenseElementsMax);
 inline constexpr uint32_t kShardsPerTableMax = uint32_t{1} << 16;
 inline constexpr uint32_t kTablesMax = 4096;
 inline constexpr uint32_t kServersMax = 1024;
+// Copies of a shard. More would slow every write for failures that hardly ever meet.
+inline constexpr uint8_t kReplicationMax = 3;
 inline constexpr uint32_t kDataThreadsMax = 64;
 inline constexpr size_t kNameBytesMax = 512;
 

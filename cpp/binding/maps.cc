@@ -14,14 +14,35 @@
 #include "binding/bind.h"
 #include "wire/map_codec.h"
 #include "wire/notices.h"
+#include "wire/reports.h"
 
 namespace py = pybind11;
 
 namespace fastps {
 namespace {
 
-// (id, boot_id, lost, endpoints)
-using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>>;
+// (id, boot_id, lost, endpoints, chain_endpoints)
+using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>,
+                               std::vector<std::string>>;
+// (number, chain, sealed, read_only, joiner)
+using ViewTuple =
+    std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
+
+ShardView ViewOfTuple(const ViewTuple& tuple) {
+  const auto& [number, chain, sealed, read_only, joiner] = tuple;
+  ShardView view;
+  if (chain.empty() || chain.size() > view.members.size()) {
+    ThrowNamed("ConfigError", "a chain has " + std::to_string(chain.size()) +
+                                  " servers, needed are 1 to " +
+                                  std::to_string(view.members.size()));
+  }
+  view.number = ViewNumber(number);
+  for (const uint32_t member : chain) view.members[view.n_members++] = ServerId(member);
+  view.sealed = sealed;
+  view.read_only = read_only;
+  if (joiner) view.joiner = ServerId(*joiner);
+  return view;
+}
 
 TableRoute RouteOfDict(const py::dict& table) {
   TableRoute route;
@@ -42,16 +63,11 @@ TableRoute RouteOfDict(const py::dict& table) {
     const auto [group, first] = table["rounds"].cast<std::pair<uint32_t, uint64_t>>();
     spec.rounds = {GroupId(group), Round(first)};
   }
-  for (const uint32_t server : table["placement"].cast<std::vector<uint32_t>>()) {
-    route.servers.push_back(ServerId(server));
+  spec.replication = table["replication"].cast<uint8_t>();
+  for (const ViewTuple& view : table["views"].cast<std::vector<ViewTuple>>()) {
+    route.views.push_back(ViewOfTuple(view));
   }
-  for (const uint32_t view : table["views"].cast<std::vector<uint32_t>>()) {
-    route.views.push_back(ViewNumber(view));
-  }
-  spec.num_shards = static_cast<uint32_t>(route.servers.size());
-  if (route.views.size() != route.servers.size()) {
-    ThrowNamed("ConfigError", "placement and views differ in length");
-  }
+  spec.num_shards = static_cast<uint32_t>(route.views.size());
   return route;
 }
 
@@ -66,8 +82,8 @@ py::bytes EncodeMap(uint64_t cluster_id, uint32_t epoch, uint32_t incarnation, u
   map.highest_session = SessionId(highest_session);
   std::ranges::sort(sessions);
   for (const uint64_t session : sessions) map.sessions.push_back(SessionId(session));
-  for (const auto& [id, boot_id, lost, endpoints] : servers) {
-    map.servers.push_back({ServerId(id), BootIdOfBytes(boot_id), lost, endpoints});
+  for (const auto& [id, boot_id, lost, endpoints, chain_endpoints] : servers) {
+    map.servers.push_back({ServerId(id), BootIdOfBytes(boot_id), lost, endpoints, chain_endpoints});
   }
   std::ranges::sort(map.servers, {}, &ServerInfo::id);
   for (const py::dict& table : tables) map.tables.push_back(RouteOfDict(table));
@@ -79,6 +95,14 @@ py::bytes EncodeMap(uint64_t cluster_id, uint32_t epoch, uint32_t incarnation, u
   return py::bytes(blob);
 }
 
+// (table, shard, view, index, folded, state)
+using ProgressTuple = std::tuple<uint32_t, uint32_t, uint32_t, uint64_t, uint64_t, int>;
+
+std::optional<Report> DecodeReportBytes(const py::bytes& frame) {
+  const std::string_view view = frame;
+  return DecodeReport(std::as_bytes(std::span(view)));
+}
+
 std::optional<Heartbeat> DecodeHeartbeatBytes(const py::bytes& frame) {
   const std::string_view view = frame;
   return DecodeHeartbeat(std::as_bytes(std::span(view)));
@@ -88,8 +112,8 @@ std::optional<Heartbeat> DecodeHeartbeatBytes(const py::bytes& frame) {
 using RoundTuple = std::tuple<uint32_t, uint64_t, std::vector<std::pair<uint32_t, uint64_t>>>;
 
 py::bytes EncodeRounds(uint64_t cluster_id, uint64_t map_version, uint64_t first_number,
-                       const std::vector<RoundTuple>& entries) {
-  RoundsNotice notice{ClusterId(cluster_id), MapVersion(map_version), first_number, {}};
+                       uint64_t forgotten, const std::vector<RoundTuple>& entries) {
+  RoundsNotice notice{ClusterId(cluster_id), MapVersion(map_version), first_number, forgotten, {}};
   for (const auto& [group, round, members] : entries) {
     ClosedRound& closed = notice.rounds.emplace_back();
     closed.group = GroupId(group);
@@ -139,8 +163,9 @@ void BindMaps(py::module_& m) {
         py::arg("number"), py::arg("clock"), py::arg("minimum"), py::arg("rounds"),
         py::arg("backup"), py::arg("map_version"));
   m.def("encode_rounds", &EncodeRounds, py::kw_only(), py::arg("cluster_id"),
-        py::arg("map_version"), py::arg("first_number"), py::arg("entries"));
+        py::arg("map_version"), py::arg("first_number"), py::arg("forgotten"), py::arg("entries"));
   m.def("decode_heartbeat", &DecodeHeartbeatBytes, py::arg("frame"));
+  m.def("decode_report", &DecodeReportBytes, py::arg("frame"));
 
   py::class_<Heartbeat>(m, "Heartbeat")
       .def_property_readonly(
@@ -154,7 +179,30 @@ void BindMaps(py::module_& m) {
       .def_property_readonly("requests", [](const Heartbeat& h) { return h.requests; })
       .def_property_readonly("clock", [](const Heartbeat& h) { return h.clock; })
       .def_property_readonly("busy_us", [](const Heartbeat& h) { return h.busy_us; })
-      .def_property_readonly("heard", [](const Heartbeat& h) { return h.heard; });
+      .def_property_readonly("heard", [](const Heartbeat& h) { return h.heard; })
+      .def_property_readonly("told_minimum", [](const Heartbeat& h) { return h.told_minimum; })
+      .def_property_readonly("told_rounds", [](const Heartbeat& h) { return h.told_rounds; });
+
+  py::class_<Report>(m, "Report")
+      .def_property_readonly("cluster_id", [](const Report& r) { return r.cluster_id.value; })
+      .def_property_readonly("server", [](const Report& r) { return r.server.value; })
+      .def_property_readonly("boot_id", [](const Report& r) { return BytesOfBootId(r.boot_id); })
+      .def_property_readonly("map_version", [](const Report& r) { return r.map_version.value; })
+      .def_property_readonly("silent",
+                             [](const Report& r) {
+                               std::vector<uint32_t> silent;
+                               for (const ServerId server : r.silent) silent.push_back(server.value);
+                               return silent;
+                             })
+      .def_property_readonly("shards", [](const Report& r) {
+        std::vector<ProgressTuple> shards;
+        for (const ShardProgress& shard : r.shards) {
+          shards.emplace_back(shard.table.value, shard.shard.value, shard.view.value,
+                              shard.index.value, shard.folded.value,
+                              static_cast<int>(shard.state));
+        }
+        return shards;
+      });
 }
 
 }  // namespace fastps

@@ -137,7 +137,7 @@ void Call::TakeResults(size_t message, const Reply& reply) {
         const auto fields = reply.keys.subspan(i * kShardStatsFields, kShardStatsFields);
         const ShardId shard = planned.parts[i].shard;
         results_.shards.push_back({shard,
-                                   plan_->route->servers[shard.value],
+                                   plan_->route->views[shard.value].tail(),
                                    {fields[0], fields[1], fields[2], fields[3], fields[4]}});
       }
       return;

@@ -225,7 +225,7 @@ Status KeyBatch::GroupInto(uint32_t bins_per_shard, size_t keys_goal, const Shar
       entries_begin_.push_back(begin);
     }
     PlannedMessage& message = messages_.back();
-    message.parts.push_back({shard, plan.route->views[shard.value], Sequence(0),
+    message.parts.push_back({shard, plan.route->views[shard.value].number, Sequence(0),
                              static_cast<uint32_t>(n_distinct),
                              static_cast<uint32_t>(n_distinct * width_), 0});
     message.n_keys += n_distinct;

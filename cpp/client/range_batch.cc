@@ -153,7 +153,7 @@ void RangeBatch::Finish(const ShardPlan& plan, BufferPool& buffers) {
     }
     PlannedMessage& message = messages_.back();
     if (message.parts.empty() || message.parts.back().shard != shard) {
-      message.parts.push_back({shard, plan.route->views[shard.value], Sequence(0), 0, 0, 0});
+      message.parts.push_back({shard, plan.route->views[shard.value].number, Sequence(0), 0, 0, 0});
     }
     message.parts.back().n_keys += 2;
     message.parts.back().n_values += static_cast<uint32_t>(range.size);
@@ -185,7 +185,7 @@ std::vector<PlannedMessage> OnePartForEachShard(const ShardPlan& plan, uint32_t 
     const ShardId shard = plan.shard_of_rank[rank];
     if (messages.empty() || messages.back().lane != lane) messages.push_back({lane, {}, 0, 0, 0});
     messages.back().parts.push_back(
-        {shard, plan.route->views[shard.value], Sequence(0), 0, n_values, 0});
+        {shard, plan.route->views[shard.value].number, Sequence(0), 0, n_values, 0});
     messages.back().n_values += n_values;
   }
   return messages;
@@ -231,7 +231,7 @@ std::unique_ptr<Batch> MakeScanBatch(const ShardPlan& plan, ShardId shard, uint6
                                      BufferPool& buffers) {
   Buffer keys = buffers.Allocate(sizeof(Key));
   keys.As<Key>()[0] = cursor;
-  const PartHeader part{shard, plan.route->views[shard.value], Sequence(0), 1, 0, 0};
+  const PartHeader part{shard, plan.route->views[shard.value].number, Sequence(0), 1, 0, 0};
   const uint32_t lane = plan.lane_of_rank[plan.rank_of_shard[shard.value]];
   return std::make_unique<PlainBatch>(std::vector<PlannedMessage>{{lane, {part}, 0, 1, 0}},
                                       std::move(keys));

@@ -14,7 +14,7 @@ std::shared_ptr<const ShardPlan> ShardPlan::Make(std::shared_ptr<const ClusterMa
   const uint32_t num_shards = route->spec.num_shards;
   std::vector<LaneAddress> lane_of_shard(num_shards);
   for (uint32_t shard = 0; shard < num_shards; ++shard) {
-    const ServerId server = route->servers[shard];
+    const ServerId server = route->views[shard].head();
     const size_t n_threads = std::max<size_t>(1, map->FindServer(server)->endpoints.size());
     lane_of_shard[shard] = {server,
                             ThreadOfShard(ShardId(shard), static_cast<uint32_t>(n_threads))};

@@ -27,8 +27,8 @@ TableRoute RouteOf(uint32_t id, TableKind kind, RuleKind rule, uint64_t width, u
   route.spec.n_rows = n_rows;
   route.spec.num_shards = kShards;
   route.spec.rounds = rounds;
-  route.servers.assign(kShards, ServerId(0));
-  route.views.assign(kShards, ViewNumber(1));
+  route.views.assign(kShards,
+                     {.number = ViewNumber(1), .members = {ServerId(0)}, .n_members = 1});
   return route;
 }
 
@@ -38,7 +38,7 @@ std::shared_ptr<const ClusterMap> MakeMap() {
   map->version = MapVersion(1);
   map->highest_session = SessionId(3);
   map->sessions = {SessionId(1), SessionId(3)};
-  map->servers = {{ServerId(0), kBootId, false, {}}};
+  map->servers = {{ServerId(0), kBootId, false, {}, {}}};
   map->tables = {
       RouteOf(1, TableKind::kSparse, RuleKind::kAccumulate, 1, 0),
       RouteOf(2, TableKind::kSparse, RuleKind::kAdam, 3, 0),

@@ -25,6 +25,13 @@ bool ClusterMap::HasSession(SessionId session) const {
   return std::ranges::binary_search(sessions, session);
 }
 
+bool ClusterMap::IsLost(const ShardView& view) const {
+  return std::ranges::all_of(view.chain(), [this](ServerId member) {
+    const ServerInfo* const server = FindServer(member);
+    return server == nullptr || server->lost;
+  });
+}
+
 ElementRange DenseShardRange(uint64_t n_elements, uint32_t num_shards, ShardId shard) {
   // The first `longer` shards hold one element more, so sizes differ by at most one.
   const uint64_t shorter = n_elements / num_shards;

@@ -2,13 +2,17 @@
 // built: any thread may read it; a newer map replaces it as a whole.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "base/hash.h"
+#include "base/limits.h"
 #include "base/types.h"
 #include "routing/table_spec.h"
 
@@ -19,13 +23,38 @@ struct ServerInfo {
   BootId boot_id;
   bool lost = false;                   // it will not answer again; what only it held is lost
   std::vector<std::string> endpoints;  // one per data thread; empty when embedded
+  std::vector<std::string> chain_endpoints;  // where predecessors in chains send to, as above
 };
 
-// Where the shards of one table live. All vectors have one entry per shard.
+// Who holds one shard. Writes go to the head of the chain and flow down to the tail, which answers
+// reads: what it has, all have (van Renesse, Schneider 2004).
+struct ShardView {
+  ViewNumber number;
+  std::array<ServerId, limits::kReplicationMax> members{};
+  uint8_t n_members = 0;           // at least 1
+  bool sealed = false;             // about to change: the head takes nothing, the tail answers nothing
+  bool read_only = false;          // too few copies to take writes
+  std::optional<ServerId> joiner;  // is being filled by the tail
+
+  std::span<const ServerId> chain() const { return {members.data(), n_members}; }
+  ServerId head() const { return members[0]; }
+  ServerId tail() const { return members[n_members - 1]; }
+  bool HasMember(ServerId server) const {
+    for (const ServerId member : chain()) {
+      if (member == server) return true;
+    }
+    return false;
+  }
+  friend bool operator==(const ShardView& a, const ShardView& b) {
+    return a.number == b.number && a.sealed == b.sealed && a.read_only == b.read_only &&
+           a.joiner == b.joiner && a.n_members == b.n_members && a.members == b.members;
+  }
+};
+
+// Where the shards of one table live.
 struct TableRoute {
   TableSpec spec;
-  std::vector<ServerId> servers;
-  std::vector<ViewNumber> views;
+  std::vector<ShardView> views;  // one per shard
 };
 
 struct ClusterMap {
@@ -41,6 +70,8 @@ struct ClusterMap {
   const ServerInfo* FindServer(ServerId id) const;
   const TableRoute* FindTable(TableId id) const;
   bool HasSession(SessionId session) const;
+  // Whether every server that held the shard in `view` is lost.
+  bool IsLost(const ShardView& view) const;
 };
 
 // The shard that holds `key` in a sparse table.

@@ -55,6 +55,7 @@ struct TableSpec {
   uint64_t row_width = 1;  // floats of one row: the product of row_shape, or of shape[1:]
   uint64_t n_rows = 0;     // dense: shape[0], 1 for shape (); sparse: 0
   uint32_t num_shards = 1;
+  uint8_t replication = 1;  // how many servers are to hold each shard
   RuleSpec rule;
   InitializerSpec initializer;
   std::optional<RoundsSpec> rounds;  // none: pushes take effect as they come

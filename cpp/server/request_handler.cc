@@ -107,7 +107,7 @@ std::shared_ptr<RequestHandler::Table> RequestHandler::MakeTable(const TableRout
   if (table->rule == nullptr) return nullptr;
   table->shards.resize(route.spec.num_shards);
   for (uint32_t i = 0; i < route.spec.num_shards; ++i) {
-    if (route.servers[i] == self) table->shards[i] = MakeShard(*table, ShardId(i));
+    if (route.views[i].HasMember(self)) table->shards[i] = MakeShard(*table, ShardId(i));
   }
   return table;
 }
@@ -183,7 +183,7 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
     if (header.shard.value >= table.spec.num_shards) {
       SetCode(&reply->parts[i], Code::kShapeMismatch);
     } else if (table.shards[header.shard.value] == nullptr ||
-               header.view != route->views[header.shard.value]) {
+               header.view != route->views[header.shard.value].number) {
       SetCode(&reply->parts[i], Code::kMoved);
     } else {
       part.shard = table.shards[header.shard.value].get();

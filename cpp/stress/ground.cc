@@ -166,9 +166,10 @@ TableSpec Ground::AddTable(TableSpec spec) {
     spec.id = TableId(++n_tables_);
     // No round can be closed after this was read that rests on a former map: see Closer::Advance.
     if (spec.rounds) spec.rounds->first = closer_->closed(spec.rounds->group);
-    TableRoute route{spec, {}, std::vector<ViewNumber>(spec.num_shards, ViewNumber(1))};
+    TableRoute route{spec, {}};
     for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
-      route.servers.push_back(map.servers[shard % map.servers.size()].id);
+      const ServerId server = map.servers[shard % map.servers.size()].id;
+      route.views.push_back({.number = ViewNumber(1), .members = {server}, .n_members = 1});
     }
     map.tables.push_back(std::move(route));
   });

@@ -11,8 +11,12 @@ namespace {
 constexpr uint16_t kMapFormatVersion = 1;
 // What one entry takes at least, so that a count can be checked before anything is reserved.
 constexpr size_t kSessionBytes = 8;
-constexpr size_t kShardBytes = 8;
+constexpr size_t kShardBytesMin = 10;
 constexpr size_t kEndpointBytesMin = 2;
+
+constexpr uint8_t kSealed = 1;
+constexpr uint8_t kReadOnly = 2;
+constexpr uint8_t kHasJoiner = 4;
 
 Status Malformed(const char* what) { return Status(Code::kMalformed, what); }
 
@@ -25,25 +29,30 @@ bool GetBootId(ByteReader* reader, BootId* boot_id) {
   return reader->Get(&boot_id->bits[0]) && reader->Get(&boot_id->bits[1]);
 }
 
-Status DecodeServer(ByteReader* reader, ServerInfo* server) {
-  uint8_t lost = 0;
+Status DecodeEndpoints(ByteReader* reader, std::vector<std::string>* endpoints) {
   uint16_t n_endpoints = 0;
-  if (!GetNumber(reader, &server->id) || !GetBootId(reader, &server->boot_id) ||
-      !reader->Get(&lost) || !reader->Get(&n_endpoints)) {
-    return Malformed("map: server cut short");
-  }
-  if (n_endpoints > limits::kDataThreadsMax ||
+  if (!reader->Get(&n_endpoints) || n_endpoints > limits::kDataThreadsMax ||
       n_endpoints * kEndpointBytesMin > reader->remaining()) {
-    return Malformed("map: too many endpoints");
+    return Malformed("map: number of endpoints");
   }
-  server->lost = lost != 0;
-  server->endpoints.resize(n_endpoints);
-  for (std::string& endpoint : server->endpoints) {
+  endpoints->resize(n_endpoints);
+  for (std::string& endpoint : *endpoints) {
     if (!reader->GetString(&endpoint, limits::kNameBytesMax)) {
       return Malformed("map: endpoint cut short");
     }
   }
   return {};
+}
+
+Status DecodeServer(ByteReader* reader, ServerInfo* server) {
+  uint8_t lost = 0;
+  if (!GetNumber(reader, &server->id) || !GetBootId(reader, &server->boot_id) ||
+      !reader->Get(&lost)) {
+    return Malformed("map: server cut short");
+  }
+  server->lost = lost != 0;
+  if (Status status = DecodeEndpoints(reader, &server->endpoints); !status.ok()) return status;
+  return DecodeEndpoints(reader, &server->chain_endpoints);
 }
 
 Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
@@ -60,8 +69,11 @@ Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
   RoundsSpec rounds;
   if (!reader->Get(&initializer_kind) || !reader->Get(&spec->initializer.seed) ||
       !reader->Get(&spec->initializer.a) || !reader->Get(&spec->initializer.b) ||
-      !reader->Get(&spec->num_shards)) {
+      !reader->Get(&spec->num_shards) || !reader->Get(&spec->replication)) {
     return Malformed("map: initializer cut short");
+  }
+  if (spec->replication == 0 || spec->replication > limits::kReplicationMax) {
+    return Malformed("map: number of copies");
   }
   if (!reader->Get(&has_rounds) || !GetNumber(reader, &rounds.group) ||
       !GetNumber(reader, &rounds.first)) {
@@ -90,20 +102,45 @@ Status DecodeSpec(ByteReader* reader, TableSpec* spec) {
   return {};
 }
 
+Status DecodeView(ByteReader* reader, ShardView* view) {
+  uint8_t flags = 0;
+  if (!GetNumber(reader, &view->number) || !reader->Get(&flags) || !reader->Get(&view->n_members)) {
+    return Malformed("map: view cut short");
+  }
+  if ((flags & ~(kSealed | kReadOnly | kHasJoiner)) != 0) return Malformed("map: unknown flags");
+  if (view->n_members == 0 || view->n_members > limits::kReplicationMax) {
+    return Malformed("map: length of a chain");
+  }
+  for (size_t i = 0; i < view->n_members; ++i) {
+    if (!GetNumber(reader, &view->members[i])) return Malformed("map: chain cut short");
+  }
+  view->sealed = (flags & kSealed) != 0;
+  view->read_only = (flags & kReadOnly) != 0;
+  if ((flags & kHasJoiner) == 0) return {};
+  return GetNumber(reader, &view->joiner.emplace()) ? Status() : Malformed("map: joiner cut short");
+}
+
 Status DecodeTable(ByteReader* reader, TableRoute* table) {
   if (Status status = DecodeSpec(reader, &table->spec); !status.ok()) return status;
   const uint32_t num_shards = table->spec.num_shards;
-  if (size_t{num_shards} * kShardBytes > reader->remaining()) {
-    return Malformed("map: placement cut short");
+  if (size_t{num_shards} * kShardBytesMin > reader->remaining()) {
+    return Malformed("map: views cut short");
   }
-  table->servers.resize(num_shards);
   table->views.resize(num_shards);
-  for (uint32_t shard = 0; shard < num_shards; ++shard) {
-    if (!GetNumber(reader, &table->servers[shard]) || !GetNumber(reader, &table->views[shard])) {
-      return Malformed("map: placement cut short");
-    }
+  for (ShardView& view : table->views) {
+    if (Status status = DecodeView(reader, &view); !status.ok()) return status;
   }
   return {};
+}
+
+// Whether the servers of a view are in the map, each in one place.
+bool HasRightServers(const ClusterMap& map, const ShardView& view) {
+  std::vector<ServerId> servers(view.chain().begin(), view.chain().end());
+  if (view.joiner) servers.push_back(*view.joiner);
+  const auto known = [&](ServerId server) { return map.FindServer(server) != nullptr; };
+  if (!std::ranges::all_of(servers, known)) return false;
+  std::ranges::sort(servers);
+  return std::ranges::adjacent_find(servers) == servers.end();
 }
 
 Status CheckReferences(const ClusterMap& map) {
@@ -118,8 +155,8 @@ Status CheckReferences(const ClusterMap& map) {
     return Malformed("map: entries out of order");
   }
   for (const TableRoute& table : map.tables) {
-    for (const ServerId server : table.servers) {
-      if (map.FindServer(server) == nullptr) return Malformed("map: shard on an unknown server");
+    for (const ShardView& view : table.views) {
+      if (!HasRightServers(map, view)) return Malformed("map: servers of a shard");
     }
   }
   return {};
@@ -143,8 +180,10 @@ std::string EncodeClusterMap(const ClusterMap& map) {
     writer.Put(server.boot_id.bits[0]);
     writer.Put(server.boot_id.bits[1]);
     writer.Put(static_cast<uint8_t>(server.lost));
-    writer.Put(static_cast<uint16_t>(server.endpoints.size()));
-    for (const std::string& endpoint : server.endpoints) writer.PutString(endpoint);
+    for (const auto* endpoints : {&server.endpoints, &server.chain_endpoints}) {
+      writer.Put(static_cast<uint16_t>(endpoints->size()));
+      for (const std::string& endpoint : *endpoints) writer.PutString(endpoint);
+    }
   }
   writer.Put(static_cast<uint32_t>(map.tables.size()));
   for (const TableRoute& table : map.tables) {
@@ -161,12 +200,18 @@ std::string EncodeClusterMap(const ClusterMap& map) {
     writer.Put(spec.initializer.a);
     writer.Put(spec.initializer.b);
     writer.Put(spec.num_shards);
+    writer.Put(spec.replication);
     writer.Put(static_cast<uint8_t>(spec.rounds.has_value()));
     writer.Put(spec.rounds.value_or(RoundsSpec{}).group.value);
     writer.Put(spec.rounds.value_or(RoundsSpec{}).first.value);
-    for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
-      writer.Put(table.servers[shard].value);
-      writer.Put(table.views[shard].value);
+    for (const ShardView& view : table.views) {
+      writer.Put(view.number.value);
+      writer.Put(static_cast<uint8_t>((view.sealed ? kSealed : 0) |
+                                      (view.read_only ? kReadOnly : 0) |
+                                      (view.joiner ? kHasJoiner : 0)));
+      writer.Put(view.n_members);
+      for (const ServerId member : view.chain()) writer.Put(member.value);
+      if (view.joiner) writer.Put(view.joiner->value);
     }
   }
   return writer.Take();
@@ -211,9 +256,17 @@ Status DecodeClusterMap(Bytes bytes, ClusterMap* map) {
   return CheckReferences(*map);
 }
 
+void PutTag(ByteWriter* writer, const char* tag) {
+  for (size_t i = 0; i < kFrameTagBytes; ++i) writer->Put(tag[i]);
+}
+
+bool HasTag(Bytes frame, const char* tag) {
+  return frame.size() >= kFrameTagBytes && std::memcmp(frame.data(), tag, kFrameTagBytes) == 0;
+}
+
 std::string EncodeHeartbeat(const Heartbeat& heartbeat) {
   ByteWriter writer;
-  for (size_t i = 0; i < kFrameTagBytes; ++i) writer.Put(kHeartbeatFrameTag[i]);
+  PutTag(&writer, kHeartbeatFrameTag);
   writer.Put(static_cast<uint8_t>(heartbeat.role));
   writer.Put(heartbeat.id);
   writer.Put(heartbeat.boot_id.bits[0]);
@@ -226,14 +279,13 @@ std::string EncodeHeartbeat(const Heartbeat& heartbeat) {
   writer.Put(heartbeat.clock);
   writer.Put(heartbeat.busy_us);
   writer.Put(heartbeat.heard);
+  writer.Put(heartbeat.told_minimum);
+  writer.Put(heartbeat.told_rounds);
   return writer.Take();
 }
 
 std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
-  if (frame.size() < kFrameTagBytes ||
-      std::memcmp(frame.data(), kHeartbeatFrameTag, kFrameTagBytes) != 0) {
-    return std::nullopt;
-  }
+  if (!HasTag(frame, kHeartbeatFrameTag)) return std::nullopt;
   ByteReader reader(frame.subspan(kFrameTagBytes));
   Heartbeat heartbeat;
   uint8_t role = 0;
@@ -241,7 +293,9 @@ std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
       !GetNumber(&reader, &heartbeat.cluster_id) || !GetNumber(&reader, &heartbeat.incarnation) ||
       !GetNumber(&reader, &heartbeat.map_version) || !reader.Get(&heartbeat.rows) ||
       !reader.Get(&heartbeat.requests) || !reader.Get(&heartbeat.clock) ||
-      !reader.Get(&heartbeat.busy_us) || !reader.Get(&heartbeat.heard) || reader.remaining() != 0) {
+      !reader.Get(&heartbeat.busy_us) || !reader.Get(&heartbeat.heard) ||
+      !reader.Get(&heartbeat.told_minimum) || !reader.Get(&heartbeat.told_rounds) ||
+      reader.remaining() != 0) {
     return std::nullopt;
   }
   if (role != static_cast<uint8_t>(Role::kServer) && role != static_cast<uint8_t>(Role::kWorker)) {
@@ -252,10 +306,7 @@ std::optional<Heartbeat> DecodeHeartbeat(Bytes frame) {
 }
 
 std::optional<Bytes> MapOfFrame(Bytes frame) {
-  if (frame.size() < kFrameTagBytes ||
-      std::memcmp(frame.data(), kMapFrameTag, kFrameTagBytes) != 0) {
-    return std::nullopt;
-  }
+  if (!HasTag(frame, kMapFrameTag)) return std::nullopt;
   return frame.subspan(kFrameTagBytes);
 }
 

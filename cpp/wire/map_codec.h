@@ -30,6 +30,8 @@ struct Heartbeat {
   uint64_t clock = 0;       // workers: steps ended
   uint64_t busy_us = 0;     // workers: microseconds of work in these steps, waits left out
   uint64_t heard = 0;       // number of the newest notice taken in (see notices.h)
+  uint64_t told_minimum = 0;  // workers: the highest minimum, and number of closed rounds, that it
+  uint64_t told_rounds = 0;   // was told: a scheduler that was started again must not say less
 };
 
 std::string EncodeHeartbeat(const Heartbeat& heartbeat);
@@ -39,6 +41,9 @@ std::optional<Heartbeat> DecodeHeartbeat(Bytes frame);
 inline constexpr char kMapFrameTag[] = "FPM1";
 inline constexpr char kHeartbeatFrameTag[] = "FPH1";
 inline constexpr size_t kFrameTagBytes = 4;
+
+void PutTag(ByteWriter* writer, const char* tag);
+bool HasTag(Bytes frame, const char* tag);
 
 // The map bytes of a tagged frame; nothing when the tag is another.
 std::optional<Bytes> MapOfFrame(Bytes frame);

@@ -12,14 +12,6 @@ namespace {
 constexpr size_t kMemberBytes = sizeof(uint32_t) + sizeof(uint64_t);
 constexpr size_t kRoundBytesMin = sizeof(uint32_t) + sizeof(uint64_t) + sizeof(uint32_t);
 
-void PutTag(ByteWriter* writer, const char* tag) {
-  for (size_t i = 0; i < kFrameTagBytes; ++i) writer->Put(tag[i]);
-}
-
-bool HasTag(Bytes frame, const char* tag) {
-  return frame.size() >= kFrameTagBytes && std::memcmp(frame.data(), tag, kFrameTagBytes) == 0;
-}
-
 bool GetRound(ByteReader* reader, ClosedRound* round) {
   uint32_t n_members = 0;
   if (!reader->Get(&round->group.value) || !reader->Get(&round->round.value) ||
@@ -68,6 +60,7 @@ std::string EncodeRoundsNotice(const RoundsNotice& notice) {
   writer.Put(notice.cluster_id.value);
   writer.Put(notice.map_version.value);
   writer.Put(notice.first_number);
+  writer.Put(notice.forgotten);
   writer.Put(static_cast<uint32_t>(notice.rounds.size()));
   for (const ClosedRound& round : notice.rounds) {
     writer.Put(round.group.value);
@@ -87,7 +80,8 @@ std::optional<RoundsNotice> DecodeRoundsNotice(Bytes frame) {
   RoundsNotice notice;
   uint32_t n_rounds = 0;
   if (!reader.Get(&notice.cluster_id.value) || !reader.Get(&notice.map_version.value) ||
-      !reader.Get(&notice.first_number) || !reader.Get(&n_rounds) || notice.first_number == 0 ||
+      !reader.Get(&notice.first_number) || !reader.Get(&notice.forgotten) ||
+      !reader.Get(&n_rounds) || notice.first_number == 0 ||
       size_t{n_rounds} * kRoundBytesMin > reader.remaining()) {
     return std::nullopt;
   }

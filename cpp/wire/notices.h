@@ -44,6 +44,7 @@ struct RoundsNotice {
   ClusterId cluster_id;
   MapVersion map_version;     // which the receiver must have before it acts on this
   uint64_t first_number = 1;  // of the first round here in the list of all
+  uint64_t forgotten = 0;     // up to this number, every server that may need them has the rounds
   std::vector<ClosedRound> rounds;
 };
 

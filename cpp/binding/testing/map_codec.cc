@@ -10,6 +10,7 @@
 
 #include "binding/testing/testing.h"
 #include "wire/notices.h"
+#include "wire/reports.h"
 
 namespace py = pybind11;
 
@@ -50,6 +51,8 @@ py::bytes EncodeBeat(const py::dict& dict) {
   heartbeat.clock = dict["clock"].cast<uint64_t>();
   heartbeat.busy_us = dict["busy_us"].cast<uint64_t>();
   heartbeat.heard = dict["heard"].cast<uint64_t>();
+  heartbeat.told_minimum = dict["told_minimum"].cast<uint64_t>();
+  heartbeat.told_rounds = dict["told_rounds"].cast<uint64_t>();
   return py::bytes(EncodeHeartbeat(heartbeat));
 }
 
@@ -69,6 +72,8 @@ py::object DecodeBeat(const py::bytes& frame) {
   dict["clock"] = heartbeat->clock;
   dict["busy_us"] = heartbeat->busy_us;
   dict["heard"] = heartbeat->heard;
+  dict["told_minimum"] = heartbeat->told_minimum;
+  dict["told_rounds"] = heartbeat->told_rounds;
   return dict;
 }
 
@@ -102,6 +107,7 @@ py::bytes EncodeRounds(const py::dict& dict) {
   RoundsNotice notice{ClusterId(dict["cluster_id"].cast<uint64_t>()),
                       MapVersion(dict["map_version"].cast<uint64_t>()),
                       dict["first_number"].cast<uint64_t>(),
+                      dict["forgotten"].cast<uint64_t>(),
                       {}};
   for (const auto& [group, round, members] : dict["rounds"].cast<std::vector<RoundTuple>>()) {
     ClosedRound& closed = notice.rounds.emplace_back(ClosedRound{GroupId(group), Round(round), {}});
@@ -128,7 +134,50 @@ py::object DecodeRounds(const py::bytes& frame) {
   dict["cluster_id"] = notice->cluster_id.value;
   dict["map_version"] = notice->map_version.value;
   dict["first_number"] = notice->first_number;
+  dict["forgotten"] = notice->forgotten;
   dict["rounds"] = rounds;
+  return dict;
+}
+
+// (table, shard, view, index, folded, state)
+using ProgressTuple = std::tuple<uint32_t, uint32_t, uint32_t, uint64_t, uint64_t, int>;
+
+py::bytes EncodeReportDict(const py::dict& dict) {
+  Report report{ClusterId(dict["cluster_id"].cast<uint64_t>()),
+                ServerId(dict["server"].cast<uint32_t>()),
+                testing::BootIdOf(dict["boot_id"].cast<py::bytes>()),
+                MapVersion(dict["map_version"].cast<uint64_t>()),
+                {},
+                {}};
+  for (const uint32_t server : dict["silent"].cast<std::vector<uint32_t>>()) {
+    report.silent.push_back(ServerId(server));
+  }
+  for (const auto& [table, shard, view, index, folded, state] :
+       dict["shards"].cast<std::vector<ProgressTuple>>()) {
+    report.shards.push_back({TableId(table), ShardId(shard), ViewNumber(view), ApplyIndex(index),
+                             Round(folded), static_cast<ShardProgress::State>(state)});
+  }
+  return py::bytes(EncodeReport(report));
+}
+
+py::object DecodeReportDict(const py::bytes& frame) {
+  const ExactCopy copy{std::string_view(frame)};
+  const std::optional<Report> report = DecodeReport(copy.bytes());
+  if (!report) return py::none();
+  std::vector<uint32_t> silent;
+  for (const ServerId server : report->silent) silent.push_back(server.value);
+  std::vector<ProgressTuple> shards;
+  for (const ShardProgress& shard : report->shards) {
+    shards.emplace_back(shard.table.value, shard.shard.value, shard.view.value, shard.index.value,
+                        shard.folded.value, static_cast<int>(shard.state));
+  }
+  py::dict dict;
+  dict["cluster_id"] = report->cluster_id.value;
+  dict["server"] = report->server.value;
+  dict["boot_id"] = testing::BytesOf(report->boot_id);
+  dict["map_version"] = report->map_version.value;
+  dict["silent"] = silent;
+  dict["shards"] = shards;
   return dict;
 }
 
@@ -151,6 +200,8 @@ void BindMapCodec(py::module_& m) {
   m.def("decode_clock_notice", &DecodeClocks, py::arg("frame"));
   m.def("encode_rounds_notice", &EncodeRounds, py::arg("notice"));
   m.def("decode_rounds_notice", &DecodeRounds, py::arg("frame"));
+  m.def("encode_report", &EncodeReportDict, py::arg("report"));
+  m.def("decode_report", &DecodeReportDict, py::arg("frame"));
   m.def("encode_heartbeat", &EncodeBeat, py::arg("heartbeat"));
   m.def("decode_heartbeat", &DecodeBeat, py::arg("frame"));
   m.def("map_of_frame", &MapBytesOf, py::arg("frame"));

@@ -15,7 +15,32 @@ namespace fastps {
 namespace testing {
 namespace {
 
-using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>>;
+// (id, boot_id, lost, endpoints, chain_endpoints)
+using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>,
+                               std::vector<std::string>>;
+// (number, chain, sealed, read_only, joiner)
+using ViewTuple =
+    std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
+
+ShardView ViewOfTuple(const ViewTuple& tuple) {
+  const auto& [number, chain, sealed, read_only, joiner] = tuple;
+  ShardView view;
+  testing::Require(!chain.empty() && chain.size() <= view.members.size(), "a chain has 1 to 3 servers");
+  view.number = ViewNumber(number);
+  for (const uint32_t member : chain) view.members[view.n_members++] = ServerId(member);
+  view.sealed = sealed;
+  view.read_only = read_only;
+  if (joiner) view.joiner = ServerId(*joiner);
+  return view;
+}
+
+ViewTuple TupleOfView(const ShardView& view) {
+  std::vector<uint32_t> chain;
+  for (const ServerId member : view.chain()) chain.push_back(member.value);
+  std::optional<uint32_t> joiner;
+  if (view.joiner) joiner = view.joiner->value;
+  return {view.number.value, std::move(chain), view.sealed, view.read_only, joiner};
+}
 using RuleTuple = std::tuple<uint8_t, std::vector<float>>;
 using InitializerTuple = std::tuple<uint8_t, uint64_t, float, float>;
 
@@ -41,6 +66,7 @@ TableSpec SpecOfDict(const py::dict& table) {
   spec.row_width = table["row_width"].cast<uint64_t>();
   spec.n_rows = table["n_rows"].cast<uint64_t>();
   spec.num_shards = table["num_shards"].cast<uint32_t>();
+  spec.replication = table["replication"].cast<uint8_t>();
   const auto [rule, constants] = table["rule"].cast<RuleTuple>();
   Require(constants.size() <= spec.rule.constants.size(), "too many constants");
   spec.rule.kind = static_cast<RuleKind>(rule);
@@ -62,6 +88,7 @@ py::dict DictOfSpec(const TableSpec& spec) {
   table["row_width"] = spec.row_width;
   table["n_rows"] = spec.n_rows;
   table["num_shards"] = spec.num_shards;
+  table["replication"] = spec.replication;
   table["rounds"] =
       spec.rounds ? py::object(py::make_tuple(spec.rounds->group.value, spec.rounds->first.value))
                   : py::object(py::none());
@@ -83,22 +110,17 @@ ClusterMap MapOfDict(const py::dict& dict) {
   for (const uint64_t session : dict["sessions"].cast<std::vector<uint64_t>>()) {
     map.sessions.push_back(SessionId(session));
   }
-  for (const auto& [id, boot_id, lost, endpoints] :
+  for (const auto& [id, boot_id, lost, endpoints, chain_endpoints] :
        dict["servers"].cast<std::vector<ServerTuple>>()) {
-    map.servers.push_back({ServerId(id), BootIdOf(boot_id), lost, endpoints});
+    map.servers.push_back({ServerId(id), BootIdOf(boot_id), lost, endpoints, chain_endpoints});
   }
   for (const py::dict& table : dict["tables"].cast<std::vector<py::dict>>()) {
     TableRoute& route = map.tables.emplace_back();
     route.spec = SpecOfDict(table);
-    for (const uint32_t server : table["placement"].cast<std::vector<uint32_t>>()) {
-      route.servers.push_back(ServerId(server));
+    for (const ViewTuple& view : table["views"].cast<std::vector<ViewTuple>>()) {
+      route.views.push_back(ViewOfTuple(view));
     }
-    for (const uint32_t view : table["views"].cast<std::vector<uint32_t>>()) {
-      route.views.push_back(ViewNumber(view));
-    }
-    Require(route.servers.size() == route.spec.num_shards &&
-                route.views.size() == route.spec.num_shards,
-            "placement and views have one entry per shard");
+    Require(route.views.size() == route.spec.num_shards, "there is one view per shard");
   }
   return map;
 }
@@ -113,17 +135,18 @@ py::dict DictOfMap(const ClusterMap& map) {
   py::list sessions, servers, tables;
   for (const SessionId session : map.sessions) sessions.append(session.value);
   for (const ServerInfo& server : map.servers) {
-    py::list endpoints;
+    py::list endpoints, chain_endpoints;
     for (const std::string& endpoint : server.endpoints) endpoints.append(py::bytes(endpoint));
-    servers.append(
-        py::make_tuple(server.id.value, BytesOf(server.boot_id), server.lost, endpoints));
+    for (const std::string& endpoint : server.chain_endpoints) {
+      chain_endpoints.append(py::bytes(endpoint));
+    }
+    servers.append(py::make_tuple(server.id.value, BytesOf(server.boot_id), server.lost, endpoints,
+                                  chain_endpoints));
   }
   for (const TableRoute& route : map.tables) {
     py::dict table = DictOfSpec(route.spec);
-    py::list placement, views;
-    for (const ServerId server : route.servers) placement.append(server.value);
-    for (const ViewNumber view : route.views) views.append(view.value);
-    table["placement"] = placement;
+    py::list views;
+    for (const ShardView& view : route.views) views.append(TupleOfView(view));
     table["views"] = views;
     tables.append(table);
   }
