@@ -35,7 +35,7 @@ class PendingRounds {
     return round.value - folded_.value < kOpenRoundsMax ? State::kOpen : State::kAhead;
   }
 
-  // Keeps a push. Requires: the round is open and `data` took the selection.
+  // Keeps a push. Requires: the round is not folded, and `data` took the selection.
   void Add(SessionId session, Round round, Selection selection, std::span<const float> gradients,
            const ShardData& data);
 

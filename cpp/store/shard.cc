@@ -5,33 +5,55 @@
 
 namespace fastps {
 
-WriteResult Shard::SessionRecord::AnswerOf(Sequence sequence) const {
+namespace {
+
+// Answers that use a sequence; the others ask to come again.
+bool IsFinal(Code code) { return code == Code::kOk || code >= Code::kMalformed; }
+
+}  // namespace
+
+Shard::Answer Shard::SessionRecord::AnswerOf(Sequence sequence) const {
   const auto found = unusual.find(sequence.value);
-  return found == unusual.end() ? WriteResult{} : found->second;
+  return found == unusual.end() ? Answer{} : found->second;
 }
 
-void Shard::SessionRecord::Remember(Sequence sequence, const WriteResult& result) {
+void Shard::SessionRecord::Remember(Sequence sequence, Answer answer) {
   static_assert(kDetailsKept == limits::kWritesInFlightPerShardMax);
-  if (sequence.value > kDetailsKept) unusual.erase(sequence.value - kDetailsKept);
-  if (result.code != Code::kOk || result.detail != 0) unusual[sequence.value] = result;
+  last = sequence;
+  if (sequence.value > kDetailsKept) {
+    unusual.erase(unusual.begin(), unusual.upper_bound(sequence.value - kDetailsKept));
+  }
+  if (answer.code != Code::kOk || answer.detail != 0) unusual[sequence.value] = answer;
 }
 
 WriteResult Shard::Apply(const Write& write) {
   MutexLock lock(mutex_);
   Fold();
-  if (write.sequence == Sequence(0)) {  // embedded
-    return IsTimeOf(write) ? Execute(write) : WriteResult{Code::kRetry};
+  WriteResult result = Take(write);
+  result.index = apply_index_;
+  result.folded = pending_.folded();
+  return result;
+}
+
+WriteResult Shard::Take(const Write& write) {
+  const bool is_numbered = write.sequence != Sequence(0);
+  if (is_numbered) {
+    const auto known = sessions_.find(write.session);
+    const uint64_t last = known == sessions_.end() ? 0 : known->second.last.value;
+    if (write.sequence.value <= last) {
+      const Answer answer = known->second.AnswerOf(write.sequence);
+      return {answer.code, answer.detail};
+    }
+    if (write.sequence.value > last + 1) return {Code::kGap, last + 1};
   }
-  SessionRecord& record = sessions_[write.session];
-  if (write.sequence <= record.last) return record.AnswerOf(write.sequence);
-  const Sequence wanted(record.last.value + 1);
-  if (write.sequence > wanted) return {Code::kGap, wanted.value};
   if (!IsTimeOf(write)) return {Code::kRetry};
-  const KeySetUse& key_set = write.key_set;
-  if (key_set.n_omitted > 0 && !KnowsForPush(key_set)) return {Code::kNeedKeys, 0};
-  const WriteResult result = Execute(write);
-  record.last = write.sequence;
-  record.Remember(write.sequence, result);
+  if (write.key_set.n_omitted > 0 && !KnowsForPush(write.key_set)) return {Code::kNeedKeys};
+  WriteResult result = Execute(write);
+  result.is_entry = true;
+  ++apply_index_.value;
+  if (is_numbered) {
+    sessions_[write.session].Remember(write.sequence, {result.code, result.detail});
+  }
   return result;
 }
 
@@ -48,7 +70,6 @@ void Shard::Fold() {
   while (const RoundBook::Members members = book_->MembersOf(pending_.folded())) {
     const std::optional<Gradients> sum = pending_.Fold(*members, *data_);
     if (sum) data_->Push(sum->selection, sum->values.data());
-    ++apply_index_.value;
   }
 }
 
@@ -61,25 +82,26 @@ WriteResult Shard::Execute(const Write& write) {
   // Another group's, or from somebody who takes the table for another.
   if (is_bsp() && !write.step) return {Code::kConfig};
   if (write.key_set.n_omitted > 0) return PushKnown(write);
-  if (const Code code = data_->Check(write.selection); code != Code::kOk) return {code, 0};
   if (write.kind == Write::Kind::kRemove) {
-    if (!data_->is_sparse()) return {Code::kShapeMismatch, 0};
-    ++apply_index_.value;
+    if (const Code code = data_->Check(write.selection); code != Code::kOk) return {code};
+    if (!data_->is_sparse()) return {Code::kShapeMismatch};
     return {Code::kOk, data_->Remove(write.selection)};
   }
   if (write.kind == Write::Kind::kSetLr) return SetLr(write);
-  if (write.values.size() != data_->ValueCount(write.selection)) {
-    return {Code::kShapeMismatch, 0};
+  if (const Code code = CheckContent(write.selection, write.values); code != Code::kOk) {
+    return {code};
   }
-  if (!AllFinite(ActiveKernels(), write.values.data(), write.values.size())) {
-    return {Code::kValueRange, 0};
-  }
-  ++apply_index_.value;
   if (write.kind == Write::Kind::kAssign) {
     data_->Assign(write.selection, write.values.data());
     return {};
   }
   return is_bsp() ? PushToRound(write) : Push(write);
+}
+
+Code Shard::CheckContent(Selection selection, std::span<const float> values) {
+  if (const Code code = data_->Check(selection); code != Code::kOk) return code;
+  if (values.size() != data_->ValueCount(selection)) return Code::kShapeMismatch;
+  return AllFinite(ActiveKernels(), values.data(), values.size()) ? Code::kOk : Code::kValueRange;
 }
 
 WriteResult Shard::PushToRound(const Write& write) {
@@ -102,25 +124,83 @@ bool Shard::KnowsForPush(const KeySetUse& key_set) {
   return !is_bsp() && data_->Knows(key_set.ref, key_set.n_omitted);
 }
 
+// Requires: KnowsForPush.
 WriteResult Shard::PushKnown(const Write& write) {
   const KeySetUse& key_set = write.key_set;
-  if (!KnowsForPush(key_set)) return {Code::kNeedKeys, 0};
-  if (write.values.size() != key_set.n_omitted * data_->row_width()) {
-    return {Code::kShapeMismatch, 0};
-  }
+  if (write.values.size() != key_set.n_omitted * data_->row_width()) return {Code::kShapeMismatch};
   if (!AllFinite(ActiveKernels(), write.values.data(), write.values.size())) {
-    return {Code::kValueRange, 0};
+    return {Code::kValueRange};
   }
-  ++apply_index_.value;
   data_->PushKnown(key_set.ref, write.values.data());
   return {Code::kOk, 0, true};
 }
 
 WriteResult Shard::SetLr(const Write& write) {
-  if (!write.selection.empty() || write.values.size() != 1) return {Code::kShapeMismatch, 0};
-  const Code code = data_->SetLr(write.values[0]);
-  if (code == Code::kOk) ++apply_index_.value;
-  return {code, 0};
+  if (!write.selection.empty() || write.values.size() != 1) return {Code::kShapeMismatch};
+  return {data_->SetLr(write.values[0])};
+}
+
+EntryFate Shard::ApplyEntry(const Entry& entry) {
+  MutexLock lock(mutex_);
+  Fold();
+  if (entry.index <= apply_index_) return EntryFate::kOld;
+  if (entry.index.value != apply_index_.value + 1) return EntryFate::kGap;
+  if (!IsPossible(entry)) return EntryFate::kMalformed;
+  if (HasEffect(entry.kind, entry.code, entry.detail)) {
+    const bool waits = is_bsp() && entry.kind != Write::Kind::kPush;
+    if (waits && *entry.step > pending_.folded()) return EntryFate::kNotYet;
+    if (!Replay(entry)) return EntryFate::kMalformed;
+  } else if (entry.code == Code::kOk) {
+    ++n_late_;
+  }
+  apply_index_ = entry.index;
+  if (entry.sequence != Sequence(0)) {
+    sessions_[entry.session].Remember(entry.sequence, {entry.code, entry.detail});
+  }
+  return EntryFate::kApplied;
+}
+
+bool Shard::IsPossible(const Entry& entry) {
+  if (!IsFinal(entry.code)) return false;
+  if (entry.code == Code::kOk) {
+    if (is_bsp() && !entry.step) return false;
+    const bool is_late = entry.kind == Write::Kind::kPush && entry.detail != 0;
+    if (is_late && (!is_bsp() || entry.detail != 1)) return false;
+  }
+  // A session that is not known here may have been forgotten, but of one that is known each write
+  // came in turn.
+  const auto known = sessions_.find(entry.session);
+  return entry.sequence == Sequence(0) || known == sessions_.end() ||
+         entry.sequence.value == known->second.last.value + 1;
+}
+
+bool Shard::Replay(const Entry& entry) {
+  switch (entry.kind) {
+    case Write::Kind::kPush:
+      return ReplayPush(entry);
+    case Write::Kind::kAssign:
+      if (CheckContent(entry.selection, entry.values) != Code::kOk) return false;
+      data_->Assign(entry.selection, entry.values.data());
+      return true;
+    case Write::Kind::kRemove:
+      if (!data_->is_sparse()) return false;
+      data_->Remove(entry.selection);
+      return true;
+    case Write::Kind::kSetLr:
+      return entry.selection.empty() && entry.values.size() == 1 &&
+             data_->SetLr(entry.values[0]) == Code::kOk;
+  }
+  return false;  // another number for a kind than there is
+}
+
+bool Shard::ReplayPush(const Entry& entry) {
+  if (CheckContent(entry.selection, entry.values) != Code::kOk) return false;
+  if (!is_bsp()) {
+    data_->Push(entry.selection, entry.values.data());
+  } else if (pending_.StateOf(*entry.step) != PendingRounds::State::kFolded) {
+    pending_.Add(entry.session, *entry.step, entry.selection, entry.values, *data_);
+  }
+  return true;
 }
 
 Code Shard::CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values) {
@@ -163,6 +243,16 @@ Shard::Figures Shard::figures() {
   MutexLock lock(mutex_);
   return {data_->n_rows(), data_->bytes() + pending_.bytes(), apply_index_, pending_.folded(),
           n_late_};
+}
+
+ApplyIndex Shard::apply_index() {
+  MutexLock lock(mutex_);
+  return apply_index_;
+}
+
+Round Shard::folded() {
+  MutexLock lock(mutex_);
+  return pending_.folded();
 }
 
 }  // namespace fastps

@@ -2,53 +2,28 @@
 // method; each call takes the shard's one lock once. Rows, the session's last sequence and the
 // apply index change together under it.
 //
+// The index counts entries: writes that used a sequence, with or without effect, and those that
+// came in-process. What one replica took as its entry i, the others apply as their entry i.
+//
 // A shard of a table under BSP keeps pushes until their round is closed. Whoever comes first after
 // that, a call or FoldClosed, folds: adds the pushes up and applies one update a row.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <optional>
 #include <unordered_map>
 
 #include "base/mutex.h"
 #include "base/status.h"
 #include "base/types.h"
+#include "store/entry.h"
 #include "store/pending_rounds.h"
 #include "store/round_book.h"
 #include "store/shard_data.h"
+#include "store/write.h"
 
 namespace fastps {
-
-// How a call names its keys: by a key set's part, whose keys may be left out.
-struct KeySetUse {
-  KeySetRef ref;           // ref.part is 0 when no key set is used
-  uint32_t n_omitted = 0;  // how many keys were left out; 0: they are in the selection
-};
-
-// Which step of its group a call belongs to; none: the caller is of another group, or the table is
-// not under BSP, where nobody asks.
-using Step = std::optional<Round>;
-
-// One numbered change of a shard by one session.
-struct Write {
-  enum class Kind : uint8_t { kPush, kAssign, kRemove, kSetLr };
-  Kind kind = Kind::kPush;
-  SessionId session;
-  Sequence sequence;  // 0: called in-process, where nothing is lost or repeated; not checked
-  Selection selection;
-  // Push: gradients; assign: values; set_lr: the rate; remove: none.
-  std::span<const float> values;
-  KeySetUse key_set;  // push only
-  Step step;
-};
-
-struct WriteResult {
-  Code code = Code::kOk;
-  // Remove: rows removed; push: 1 when its round was folded without it; kGap: the sequence wanted.
-  uint64_t detail = 0;
-  bool remembered = false;  // the keys may be left out next time
-};
 
 struct PullResult {
   Code code = Code::kOk;
@@ -72,6 +47,15 @@ class Shard {
   // round before the one before is folded, another write until all rounds before are.
   WriteResult Apply(const Write& write);
 
+  // Does what the head did when it took this entry, with the head's answer. The content is checked
+  // as a request's: it came from outside.
+  //
+  // Under BSP a push is kept for its round, however far ahead, because the head has taken it. When
+  // the round was folded here it is dropped: the head will drop it at its own fold, since only a
+  // worker whose pushes are all acknowledged is a member of a round. Other writes with effect are
+  // kNotYet until the rounds before `entry.step` are folded.
+  EntryFate ApplyEntry(const Entry& entry);
+
   // How many floats a pull gives: kOk, or why it cannot be.
   Code CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values);
   bool is_sparse() const { return data_->is_sparse(); }
@@ -94,6 +78,8 @@ class Shard {
     uint64_t n_late;
   };
   Figures figures();
+  ApplyIndex apply_index();
+  Round folded();
 
   // Forgets the sequences of sessions for which `is_live` is false.
   template <class IsLive>
@@ -104,26 +90,38 @@ class Shard {
   }
 
  private:
+  struct Answer {
+    Code code = Code::kOk;
+    uint64_t detail = 0;
+  };
   // What a shard remembers of a session, so that a repeated write is answered, not applied.
   struct SessionRecord {
     static constexpr size_t kDetailsKept = 64;  // as many as a client may have un-acknowledged
-    Sequence last;                              // every write <= last was applied or refused
-    std::unordered_map<uint64_t, WriteResult> unusual;  // answers other than {kOk, 0}, the last 64
+    Sequence last;                              // >= 1; every write <= last was applied or refused
+    // Answers other than {kOk, 0} of the last 64 writes, by sequence.
+    std::map<uint64_t, Answer> unusual;
 
-    WriteResult AnswerOf(Sequence sequence) const;
-    void Remember(Sequence sequence, const WriteResult& result);
+    Answer AnswerOf(Sequence sequence) const;
+    void Remember(Sequence sequence, Answer answer);
   };
 
   bool is_bsp() const { return book_ != nullptr; }
   void Fold() FASTPS_REQUIRES(mutex_);
   // Whether the rounds that `write` must wait for are folded.
   bool IsTimeOf(const Write& write) FASTPS_REQUIRES(mutex_);
+  WriteResult Take(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult Execute(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult Push(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult PushToRound(const Write& write) FASTPS_REQUIRES(mutex_);
   bool KnowsForPush(const KeySetUse& key_set) FASTPS_REQUIRES(mutex_);
   WriteResult PushKnown(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult SetLr(const Write& write) FASTPS_REQUIRES(mutex_);
+  // Whether the head can have taken this entry after those that this replica has.
+  bool IsPossible(const Entry& entry) FASTPS_REQUIRES(mutex_);
+  Code CheckContent(Selection selection, std::span<const float> values) FASTPS_REQUIRES(mutex_);
+  // False, and nothing is changed, when the content does not fit.
+  bool Replay(const Entry& entry) FASTPS_REQUIRES(mutex_);
+  bool ReplayPush(const Entry& entry) FASTPS_REQUIRES(mutex_);
 
   Mutex mutex_;
   const std::unique_ptr<ShardData> data_;        // its contents are guarded by mutex_

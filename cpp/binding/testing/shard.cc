@@ -33,6 +33,44 @@ Write::Kind KindOf(const std::string& name) {
   return Write::Kind::kRemove;
 }
 
+std::string NameOf(Write::Kind kind) {
+  switch (kind) {
+    case Write::Kind::kPush:
+      return "push";
+    case Write::Kind::kAssign:
+      return "assign";
+    case Write::Kind::kRemove:
+      return "remove";
+    case Write::Kind::kSetLr:
+      break;
+  }
+  return "set_lr";
+}
+
+std::string NameOf(EntryFate fate) {
+  switch (fate) {
+    case EntryFate::kApplied:
+      return "applied";
+    case EntryFate::kOld:
+      return "old";
+    case EntryFate::kGap:
+      return "gap";
+    case EntryFate::kNotYet:
+      return "not yet";
+    case EntryFate::kMalformed:
+      break;
+  }
+  return "malformed";
+}
+
+// In the order of apply_entry's arguments.
+py::tuple TupleOf(const Entry& entry) {
+  const py::object step = entry.step ? py::object(py::int_(entry.step->value)) : py::none();
+  return py::make_tuple(entry.index.value, entry.session.value, entry.sequence.value,
+                        NameOf(entry.kind), Number(entry.code), entry.detail, step,
+                        ArrayOf(entry.selection), ArrayOf(entry.values));
+}
+
 // A shard with all that a server holds for it.
 class ShardUnderTest {
  public:
@@ -59,6 +97,38 @@ class ShardUnderTest {
                                               {},
                                               step ? Step(Round(*step)) : Step()});
     return {Number(result.code), result.detail};
+  }
+  // (code, detail, index, whether it is an entry, rounds folded before, the entry or None)
+  py::tuple Take(const std::string& kind, const KeyArray& selection,
+                 const std::optional<FloatArray>& values, uint64_t session, uint64_t sequence,
+                 std::optional<uint64_t> step) {
+    const Write write{KindOf(kind),
+                      SessionId(session),
+                      Sequence(sequence),
+                      SpanOf(selection),
+                      values ? SpanOf(*values) : std::span<const float>(),
+                      {},
+                      step ? Step(Round(*step)) : Step()};
+    const WriteResult result = shard_->Apply(write);
+    py::object entry = py::none();
+    if (result.is_entry) entry = TupleOf(EntryOf(write, result));
+    return py::make_tuple(Number(result.code), result.detail, result.index.value, result.is_entry,
+                          result.folded.value, entry);
+  }
+  std::string ApplyEntry(uint64_t index, uint64_t session, uint64_t sequence,
+                         const std::string& kind, int code, uint64_t detail,
+                         std::optional<uint64_t> step, const KeyArray& selection,
+                         const FloatArray& values) {
+    const Entry entry{ApplyIndex(index),
+                      SessionId(session),
+                      Sequence(sequence),
+                      KindOf(kind),
+                      static_cast<Code>(code),
+                      detail,
+                      step ? Step(Round(*step)) : Step(),
+                      SpanOf(selection),
+                      SpanOf(values)};
+    return NameOf(shard_->ApplyEntry(entry));
   }
   int Check(const KeyArray& selection) {
     size_t n_values = 0;
@@ -126,6 +196,13 @@ void BindShard(py::module_& m) {
       .def("apply", &ShardUnderTest::Apply, py::arg("kind"), py::arg("selection"),
            py::arg("values"), py::arg("session") = 1, py::arg("sequence") = 0,
            py::arg("step") = py::none(), "(code, detail) of one write.")
+      .def("take", &ShardUnderTest::Take, py::arg("kind"), py::arg("selection"), py::arg("values"),
+           py::arg("session") = 1, py::arg("sequence") = 0, py::arg("step") = py::none(),
+           "(code, detail, index, is entry, folded, entry or None) of one write. An entry is the "
+           "arguments of apply_entry.")
+      .def("apply_entry", &ShardUnderTest::ApplyEntry, py::arg("index"), py::arg("session"),
+           py::arg("sequence"), py::arg("kind"), py::arg("code"), py::arg("detail"),
+           py::arg("step"), py::arg("selection"), py::arg("values"), "What became of it.")
       .def("check", &ShardUnderTest::Check, py::arg("selection"))
       .def(
           "value_count",
