@@ -31,8 +31,11 @@ RECORDS = [
     r.GroupStarted("eval é"),
     r.ServerRegistered("ab" * 16, ("tcp://h:1", "ipc://x"), 5, 0),
     r.SessionStarted(1, "eval é", 3, 6, "cd" * 16, 2**62),
-    r.TableCreated(m.TableDefinition("w", "dense", (2, 3), group="eval é"), (0, 0), 3, None),
-    r.TableCreated(m.TableDefinition("v", "sparse", (), consistency=bsp()), (0,), 4, 9),
+    r.TableCreated(m.TableDefinition("w", "dense", (2, 3), group="eval é"), ((0,), (0,)), 3, None),
+    r.TableCreated(m.TableDefinition("v", "sparse", (), consistency=bsp()), ((0, 1),), 4, 9),
+    r.ViewsChanged(2, ((0, 2, 1),)),
+    r.ServersScaled(1, (0,)),
+    r.IncarnationStarted(2),
     r.RoundClosed(1, 9, ((0, 4), (3, 1))),
     r.RankExpected("default", 0),
     r.RankGivenUp("default", 0),
@@ -141,7 +144,7 @@ def _view(state: SchedulerState) -> dict[str, Any]:
             (each.server_id, each.boot_id, each.endpoints, each.pid) for each in state.servers.all()
         ],
         "tables": [
-            (each.table_id, each.definition, each.placement, each.map_version, each.rounds)
+            (each.table_id, each.definition, each.views, each.map_version, each.rounds)
             for each in state.tables.all()
         ],
         "groups": [

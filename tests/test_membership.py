@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from fastps.scheduler.membership import SERVER_SILENCE, Servers, Sessions
+from fastps.scheduler.membership import Sessions
+from fastps.scheduler.servers import SERVER_SILENCE, Servers
 
 
 def _boot_id(n: int) -> str:

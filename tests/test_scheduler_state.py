@@ -196,7 +196,7 @@ def test_a_table_waits_for_all_servers_to_come_and_to_know_it() -> None:
     assert isinstance(info, m.TableInfo)
     assert job.answers[creating].with_map
     table = job.state.tables.lookup("w")
-    assert set(table.placement) == {0, 1}
+    assert table.members() == {0, 1}
     assert job.answer(create(joined)) == info
     assert job.answer(m.LookupTable(joined.session, "w")) == info
 
@@ -238,14 +238,14 @@ def test_a_restarting_server_is_waited_for_and_gets_new_tables_only() -> None:
     assert job.server(2, pid=52) == 1
     job.beat_server(2, 1)
     assert not job.waits(new)
-    assert set(job.state.tables.lookup("old").placement) == {0}
-    assert set(job.state.tables.lookup("new").placement) == {1}
+    assert job.state.tables.lookup("old").members() == {0}
+    assert job.state.tables.lookup("new").members() == {1}
 
 
 def test_wrong_tables_are_refused_at_once() -> None:
     job = Job(servers=2)  # although no server has come
     joined = job.join(0)
-    assert error(job.answer(create(joined, replication=2))) == "ConfigError"
+    assert error(job.answer(create(joined, replication=3))) == "ConfigError"
     assert error(job.answer(create(joined, optimizer={"name": "SGD", "lr": -1}))) == (
         "ValueRangeError"
     )

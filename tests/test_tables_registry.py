@@ -15,11 +15,13 @@ from fastps.errors import (
     TableNotFoundError,
     ValueRangeError,
 )
+from fastps.scheduler.actions import JobShape
 from fastps.scheduler.messages import TableDefinition
 from fastps.scheduler.tables import (
     DENSE_BLOCK_ELEMENTS,
     TABLES_MAX,
     TableRegistry,
+    check_replication,
     complete,
     default_num_shards,
 )
@@ -34,7 +36,7 @@ def _sparse(**given_fields: object) -> TableDefinition:
 def _registry(wanted: TableDefinition, n_servers: int = 2) -> TableRegistry:
     registry = TableRegistry()
     definition = complete(wanted, n_servers, "default")
-    registry.add(definition, (0,) * (definition.num_shards or 0), 2)
+    registry.add(definition, [(0,)] * (definition.num_shards or 0), 2)
     return registry
 
 
@@ -134,7 +136,7 @@ def test_a_mismatch_says_exactly_what_differs(wanted: TableDefinition, said: str
         (_sparse(shape=(2**22 + 1,)), "4194304"),
         (_sparse(num_shards=0), "num_shards is 0"),
         (_sparse(num_shards=2**16 + 1), "65536"),
-        (_sparse(replication=2), "replication 2 is not there yet; available: 1"),
+        (_sparse(replication=4), "replication is 4; needed are 1 to 3 copies"),
         (_sparse(consistency={"name": "SSP"}), "field 'staleness' is missing"),
         (_sparse(consistency={"name": "SSP", "staleness": "3"}), "staleness is '3'"),
         (_sparse(consistency={"name": "ASP", "more": 1}), "unknown field 'more'"),
@@ -175,7 +177,7 @@ def test_tables_are_bounded() -> None:
     registry = TableRegistry()
     for n in range(TABLES_MAX):
         registry.check_room()
-        registry.add(complete(TableDefinition(f"t{n}", "sparse", num_shards=1), 1, "g"), (0,), 2)
+        registry.add(complete(TableDefinition(f"t{n}", "sparse", num_shards=1), 1, "g"), [(0,)], 2)
     assert [table.table_id for table in registry.all()[:3]] == [1, 2, 3]
     with pytest.raises(ConfigError, match="4096"):
         registry.check_room()
@@ -224,3 +226,24 @@ def test_a_group_has_one_number_of_backup_workers() -> None:
     check("v", "other", {"name": "BSP", "backup": 2})
     with pytest.raises(ConfigError, match=r"'v' was given BSP\(backup=2\).*'w'.*BSP\(backup=1\)"):
         check("v", "default", {"name": "BSP", "backup": 2})
+
+
+@pytest.mark.parametrize(
+    ("copies", "shape", "servers", "message"),
+    [
+        (2, JobShape(4, {}, embedded=True), 4, "an embedded cluster is one process"),
+        (3, JobShape(2, {}), 2, "so 3 servers are needed, but the job has 2"),
+        (1, JobShape(2, {}, min_copies=2), 2, "give at least 2"),
+    ],
+)
+def test_copies_that_a_job_cannot_have_are_refused(
+    copies: int, shape: JobShape, servers: int, message: str
+) -> None:
+    definition = complete(_sparse(replication=copies), servers, "default")
+    with pytest.raises(ConfigError, match=message):
+        check_replication(definition, shape, servers)
+
+
+def test_the_jobs_replication_is_the_default() -> None:
+    assert complete(_sparse(), 3, "default", replication=2).replication == 2
+    assert complete(_sparse(replication=1), 3, "default", replication=2).replication == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,9 @@ from fastps.scheduler.records import Record
 from fastps.scheduler.rounds import RoundEntry
 
 __all__ = [
+    "FILLED",
+    "FILLING",
+    "MEMBER",
     "Action",
     "Beat",
     "JobShape",
@@ -20,12 +23,16 @@ __all__ = [
     "PublishMap",
     "PublishRounds",
     "Reply",
+    "Report",
     "RoundEntry",
     "Stop",
     "Ticket",
     "in_order",
     "refusal",
 ]
+
+# What a server is for a shard that it reports on; cpp/wire: ShardState.
+MEMBER, FILLING, FILLED = 1, 2, 3
 
 # Whom to answer when a wait ends: the requester's address and its request number.
 Ticket = tuple[bytes, int]
@@ -47,6 +54,12 @@ class JobShape:
         Seconds to wait for launched processes that do not come (FASTPS_GATE_TIMEOUT).
     embedded : bool
         All in one process: servers have no endpoints.
+    replication : int
+        Copies of each shard of tables that do not say, 1 to 3.
+    min_copies : int
+        Copies that a shard needs to take pushes: at most the replication of every table.
+    max_servers : int, optional
+        The most that the job may be scaled to.
     """
 
     num_servers: int
@@ -54,6 +67,9 @@ class JobShape:
     lease: float = 10.0
     patience: float = 600.0
     embedded: bool = False
+    replication: int = 1
+    min_copies: int = 1
+    max_servers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,12 +100,14 @@ class PublishMap:
 class PublishRounds:
     """Send these closed rounds to these servers; the first has this number in the log.
 
-    The entries fit one frame.
+    The entries fit one frame. Entries up to number `forgotten` were heard by every server that may
+    need them: nobody has to keep them any longer.
     """
 
     peers: tuple[bytes, ...]
     first_number: int
     entries: tuple[RoundEntry, ...]
+    forgotten: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,3 +189,26 @@ class Beat(Protocol):
     def busy_us(self) -> int: ...  # noqa: D102
     @property
     def heard(self) -> int: ...  # noqa: D102
+
+
+class Report(Protocol):
+    """A server's report of the shards that change, as the core decodes it.
+
+    ``silent`` are the servers that follow it in a chain, or are being filled by it, from which
+    nothing came for 1 s while something waits for them. ``shards`` holds (table, shard, view,
+    index, folded, state) with the states `MEMBER`, `FILLING` and `FILLED`: the sealed shards that
+    it is in, and all that it is being filled with.
+    """
+
+    @property
+    def cluster_id(self) -> int: ...  # noqa: D102
+    @property
+    def server(self) -> int: ...  # noqa: D102
+    @property
+    def boot_id(self) -> bytes: ...  # noqa: D102
+    @property
+    def map_version(self) -> int: ...  # noqa: D102
+    @property
+    def silent(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def shards(self) -> Sequence[tuple[int, int, int, int, int, int]]: ...  # noqa: D102

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from fastps import _core, initializers, optimizers
-from fastps.scheduler.actions import Beat, PublishClocks, PublishRounds
+from fastps.scheduler.actions import Beat, PublishClocks, PublishRounds, Report
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.tables import Table, elements_of
 
 __all__ = [
     "HEARTBEAT_TAG",
     "MAP_TAG",
+    "REPORT_TAG",
     "decode_heartbeat",
+    "decode_report",
     "encode_clocks",
     "encode_map",
     "encode_rounds",
@@ -21,6 +23,7 @@ __all__ = [
 
 HEARTBEAT_TAG = b"FPH1"
 MAP_TAG = b"FPM1"
+REPORT_TAG = b"FPP1"
 
 
 def map_view(state: Facts) -> dict[str, Any]:
@@ -38,10 +41,11 @@ def map_view(state: Facts) -> dict[str, Any]:
                 bytes.fromhex(server.boot_id),
                 bool(server.lost),
                 [*server.endpoints],
+                [*server.chain_endpoints],
             )
             for server in state.servers.all()
         ],
-        "tables": [_table_view(table) for table in state.tables.all()],
+        "tables": [_table_view(table, state.shape.min_copies) for table in state.tables.all()],
     }
 
 
@@ -70,6 +74,7 @@ def encode_rounds(state: Facts, rounds: PublishRounds) -> bytes:
         cluster_id=state.cluster_id,
         map_version=state.version,
         first_number=rounds.first_number,
+        forgotten=rounds.forgotten,
         entries=[(entry.group, entry.round, list(entry.members)) for entry in rounds.entries],
     )
 
@@ -79,7 +84,13 @@ def decode_heartbeat(frame: bytes) -> Beat | None:
     return _core.decode_heartbeat(frame)
 
 
-def _table_view(table: Table) -> dict[str, Any]:
+def decode_report(frame: bytes) -> Report | None:
+    """Return the report in a frame that begins with `REPORT_TAG`; None: it is not one."""
+    report: Report | None = _core.decode_report(frame)
+    return report
+
+
+def _table_view(table: Table, min_copies: int) -> dict[str, Any]:
     definition = table.definition
     assert definition.shape is not None
     dense = definition.kind == "dense"
@@ -91,7 +102,16 @@ def _table_view(table: Table) -> dict[str, Any]:
         "n_rows": (definition.shape or (1,))[0] if dense else 0,
         "rule": optimizers.from_json(definition.optimizer).spec(),
         "initializer": initializers.from_json(definition.initializer).spec(),
-        "placement": list(table.placement),
-        "views": [1] * len(table.placement),
+        "replication": definition.replication,
+        "views": [
+            (
+                view.number,
+                [*view.chain],
+                view.sealed,
+                len(view.chain) < min_copies,
+                view.joiner,
+            )
+            for view in table.views
+        ],
         "rounds": table.rounds,
     }

@@ -8,9 +8,10 @@ from __future__ import annotations
 from fastps.errors import ConfigError, SessionEndedError
 from fastps.scheduler.actions import JobShape
 from fastps.scheduler.group import Group
-from fastps.scheduler.membership import Servers, Session, Sessions
-from fastps.scheduler.records import GroupStarted, JobStarted, Record
+from fastps.scheduler.membership import Session, Sessions
+from fastps.scheduler.records import GroupStarted, IncarnationStarted, JobStarted, Record
 from fastps.scheduler.rounds import RoundLog
+from fastps.scheduler.servers import Servers, suspect_silence
 from fastps.scheduler.tables import TableRegistry
 
 __all__ = ["Facts"]
@@ -35,7 +36,8 @@ class Facts:
     Attributes
     ----------
     version : int
-        The map's version. A server's reported version <= version.
+        The map's version, (incarnation << 32) | counter: the first map of a scheduler that goes on
+        from a journal is newer than anything before. A server's reported version <= version.
     round_log : RoundLog
         Closed rounds of all groups.
     groups : dict of str to Group
@@ -47,8 +49,10 @@ class Facts:
         self.cluster_id = cluster_id
         self.epoch = 1
         self.incarnation = 1
-        self.version = 1
-        self.servers = Servers(shape.num_servers, now, shape.patience)
+        self.version = _first_version(1)
+        self.servers = Servers(
+            shape.num_servers, now, shape.patience, suspect_silence(shape.embedded)
+        )
         self.sessions = Sessions(shape.lease)
         self.tables = TableRegistry()
         self.round_log = RoundLog()
@@ -60,6 +64,16 @@ class Facts:
     def bump(self) -> None:
         """Note that the map has changed."""
         self.version += 1
+
+    def start_incarnation(self, incarnation: int) -> None:
+        """Go on from a journal under this number, which is higher than all before.
+
+        Requires: incarnation > self.incarnation.
+        """
+        assert incarnation > self.incarnation
+        self.incarnation = incarnation
+        self.version = _first_version(incarnation)
+        self.record(IncarnationStarted(incarnation))
 
     def record(self, record: Record) -> None:
         """Note what must be in the journal before anybody hears of this step."""
@@ -110,3 +124,7 @@ class Facts:
         group = Group(number, num_workers, now, self.shape.patience, self.round_log)
         self.groups[name] = group
         return group
+
+
+def _first_version(incarnation: int) -> int:
+    return (incarnation << 32) | 1

@@ -35,6 +35,7 @@ __all__ = [
     "Registered",
     "Request",
     "ReturnChunk",
+    "ScaleServers",
     "Shutdown",
     "Status",
     "StopWaiting",
@@ -157,7 +158,7 @@ class Status(Message):
 class Registered(Message):
     """A server has its number; carries the map.
 
-    ``rounds`` is the number of the newest entry of the round log: it needs only later ones.
+    ``rounds`` is the number of an entry of the round log: it needs only later ones.
     """
 
     server_id: int
@@ -287,12 +288,16 @@ class GetStatus(Request[Status]):
 
 @dataclass(frozen=True)
 class RegisterServer(Request[Registered]):
-    """A server comes. ``boot_id``: 32 hex digits, one life of one process."""
+    """A server comes. ``boot_id``: 32 hex digits, one life of one process.
+
+    ``chain_endpoints`` are where other servers send it entries, one for each of its endpoints.
+    """
 
     reply: ClassVar[type[Message]] = Registered
     boot_id: str
     endpoints: tuple[str, ...]
     pid: int
+    chain_endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -308,6 +313,18 @@ class ProcessExited(Request[Done]):
     group: str
     rank: int | None
     final: bool
+
+
+@dataclass(frozen=True)
+class ScaleServers(Request[Done]):
+    """So many servers are wanted from now on.
+
+    Of more live ones the highest numbered leave: they give their shards away, then status shows
+    them as retired and their processes may be ended. Who starts further ones reads status, too.
+    """
+
+    reply: ClassVar[type[Message]] = Done
+    num_servers: int
 
 
 @dataclass(frozen=True)
@@ -340,7 +357,7 @@ _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
         *(Barrier, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
-        *(ProcessExited, RegisterServer, ReturnChunk, Shutdown, StopWaiting),
+        *(ProcessExited, RegisterServer, ReturnChunk, ScaleServers, Shutdown, StopWaiting),
         *(Chunk, Done, Error, Joined, Passed, Registered, Status, TableInfo),
     )
 }

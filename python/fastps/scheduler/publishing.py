@@ -22,7 +22,8 @@ from fastps.scheduler.actions import (
 )
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.group import Group
-from fastps.scheduler.membership import Server, Session
+from fastps.scheduler.membership import Session
+from fastps.scheduler.servers import Server
 
 __all__ = ["Publisher"]
 

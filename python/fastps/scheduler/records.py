@@ -15,15 +15,18 @@ from fastps.scheduler.wire import JsonDict
 
 __all__ = [
     "GroupStarted",
+    "IncarnationStarted",
     "JobStarted",
     "RankExpected",
     "RankGivenUp",
     "Record",
     "RoundClosed",
     "ServerRegistered",
+    "ServersScaled",
     "SessionEnded",
     "SessionStarted",
     "TableCreated",
+    "ViewsChanged",
     "from_json",
     "to_json",
 ]
@@ -43,6 +46,13 @@ class JobStarted(Record):
 
 
 @dataclass(frozen=True)
+class IncarnationStarted(Record):
+    """A scheduler goes on from the journal, with a higher number than all before."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True)
 class GroupStarted(Record):
     """A group that was not launched has its first worker. Its number is the next free one."""
 
@@ -57,6 +67,15 @@ class ServerRegistered(Record):
     endpoints: tuple[str, ...]
     pid: int
     rounds: int
+    chain_endpoints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServersScaled(Record):
+    """So many servers are wanted from now on, and these leave."""
+
+    num_servers: int
+    leaving: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -98,12 +117,23 @@ class RankGivenUp(Record):
 
 @dataclass(frozen=True)
 class TableCreated(Record):
-    """A table was made; its number is the next free one. ``first_round`` is that of a BSP table."""
+    """A table was made; its number is the next free one. ``first_round`` is that of a BSP table.
+
+    ``chains`` holds the servers of each shard's first view, head first.
+    """
 
     definition: TableDefinition
-    placement: tuple[int, ...]
+    chains: tuple[tuple[int, ...], ...]
     map_version: int
     first_round: int | None
+
+
+@dataclass(frozen=True)
+class ViewsChanged(Record):
+    """Shards of a table have new views: (shard, number of the view, its chain from the head on)."""
+
+    table_id: int
+    shards: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -118,8 +148,9 @@ class RoundClosed(Record):
 _KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
-        *(JobStarted, GroupStarted, ServerRegistered, SessionStarted, SessionEnded),
-        *(RankExpected, RankGivenUp, TableCreated, RoundClosed),
+        *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
+        *(SessionStarted, SessionEnded, RankExpected, RankGivenUp),
+        *(TableCreated, ViewsChanged, RoundClosed),
     )
 }
 

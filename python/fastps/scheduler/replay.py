@@ -14,6 +14,7 @@ from fastps.errors import ConfigError
 from fastps.scheduler import records as r
 from fastps.scheduler.actions import JobShape
 from fastps.scheduler.rounds import RoundEntry
+from fastps.scheduler.shard_views import ShardView
 from fastps.scheduler.state import SchedulerState
 from fastps.scheduler.tables import consistency_of
 
@@ -55,8 +56,19 @@ class Replay:
             state.group_of(record.group, self._now)
         elif isinstance(record, r.ServerRegistered):
             state.servers.register(
-                record.boot_id, record.endpoints, record.pid, self._now, record.rounds
+                record.boot_id,
+                record.endpoints,
+                record.pid,
+                self._now,
+                record.rounds,
+                record.chain_endpoints,
             )
+        elif isinstance(record, r.ServersScaled):
+            state.servers.scale(record.num_servers, record.leaving)
+        elif isinstance(record, r.IncarnationStarted):
+            state.incarnation = max(state.incarnation, record.incarnation)
+        elif isinstance(record, r.ViewsChanged):
+            self._take_views(record)
         elif isinstance(record, (r.SessionStarted, r.SessionEnded)):
             self._take_session(record)
         elif isinstance(record, (r.RankExpected, r.RankGivenUp)):
@@ -130,8 +142,15 @@ class Replay:
             rounds = (group.number, record.first_round)
             known = self._rounds.get(group.number, 0)
             self._rounds[group.number] = max(known, record.first_round)
-        state.tables.add(definition, record.placement, record.map_version, rounds)
+        state.tables.add(definition, record.chains, record.map_version, rounds)
         state.version = max(state.version, record.map_version)
+
+    def _take_views(self, record: r.ViewsChanged) -> None:
+        tables = self.state.tables
+        table = tables.by_id(record.table_id)
+        assert table is not None
+        for shard, number, *chain in record.shards:
+            tables.set_view(table, shard, ShardView(number, tuple(chain)))
 
 
 def replay(shape: JobShape, journalled: Sequence[r.Record], now: float) -> SchedulerState:

@@ -27,9 +27,10 @@ from fastps.scheduler.actions import (
     refusal,
 )
 from fastps.scheduler.facts import Facts
-from fastps.scheduler.membership import Server, Session, check_boot_id, check_endpoints
+from fastps.scheduler.membership import Session, check_boot_id, check_endpoints
 from fastps.scheduler.publishing import Publisher
 from fastps.scheduler.records import RoundClosed, ServerRegistered
+from fastps.scheduler.servers import Server
 from fastps.scheduler.status import status_of
 from fastps.scheduler.table_requests import TableRequests
 from fastps.scheduler.workers import RANK_MAX, Workers
@@ -172,17 +173,29 @@ class SchedulerState(Facts):
 
     def _register_server(self, ticket: Ticket, asked: m.RegisterServer, now: float) -> list[Action]:
         check_boot_id(asked.boot_id)
-        check_endpoints(asked.endpoints, 0 if self.shape.embedded else 1)
+        least = 0 if self.shape.embedded else 1
+        check_endpoints(asked.endpoints, asked.chain_endpoints, least)
         if not self.servers.has_room:
             raise ConfigError("no further server may come: the job has had 1024")
         before = len(self.servers.all())
         server = self.servers.register(
-            asked.boot_id, asked.endpoints, asked.pid, now, self.round_log.newest
+            asked.boot_id,
+            asked.endpoints,
+            asked.pid,
+            now,
+            self.round_log.forgotten,
+            asked.chain_endpoints,
         )
         if len(self.servers.all()) > before:
             self.bump()
             self.record(
-                ServerRegistered(server.boot_id, server.endpoints, server.pid, server.rounds_heard)
+                ServerRegistered(
+                    server.boot_id,
+                    server.endpoints,
+                    server.pid,
+                    server.rounds_heard,
+                    server.chain_endpoints,
+                )
             )
         registered = m.Registered(
             server.server_id, self.cluster_id, self.epoch, self.incarnation, server.rounds_heard

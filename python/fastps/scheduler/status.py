@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from fastps.scheduler import wire
@@ -26,7 +25,7 @@ def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
         Seconds since the start, and the time.
     """
     every_table = state.tables.all()
-    shards_of = Counter(server for table in every_table for server in table.placement)
+    shares = state.tables.shares
     lost = {server.server_id for server in state.servers.all() if server.lost}
     return {
         "cluster_id": f"{state.cluster_id:016x}",
@@ -45,7 +44,7 @@ def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
                 "silent_s": round(now - server.last_seen, 3),
                 "map_version": server.map_version,
                 "rounds_heard": server.rounds_heard,
-                "shards": shards_of[server.server_id],
+                "shards": shares.member[server.server_id],
                 "rows": server.rows,
                 "requests": server.requests,
             }
@@ -56,7 +55,7 @@ def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
             {
                 "id": table.table_id,
                 **wire.to_json(table.definition),
-                "lost_shards": sum(server in lost for server in table.placement),
+                "lost_shards": sum(lost.issuperset(view.chain) for view in table.views),
             }
             for table in every_table
         ],

@@ -13,13 +13,13 @@ from fastps.scheduler import messages as m
 from fastps.scheduler.actions import Action, Reply, Ticket, refusal
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.records import TableCreated
-from fastps.scheduler.ring import place
-from fastps.scheduler.tables import Table, complete, consistency_of
+from fastps.scheduler.ring import place_chains
+from fastps.scheduler.tables import Table, check_replication, complete, consistency_of
 
 __all__ = ["TableRequests"]
 
-# The map has 8 bytes for each shard and must fit one frame of 64 MiB.
-SHARDS_MAX = 1 << 22
+# The map has 10 to 22 bytes for each shard and must fit one frame of 64 MiB.
+SHARDS_MAX = 1 << 21
 PARKED_MAX = 64  # table requests of one session that wait
 
 
@@ -87,20 +87,24 @@ class TableRequests:
             if found is None:
                 return None
             table = found
-        if any(each.map_version < table.map_version for each in self._facts.servers.alive()):
-            return None
+        members = table.members()
+        for server in self._facts.servers.alive():
+            if server.server_id in members and server.map_version < table.map_version:
+                return None
         return m.TableInfo(table.table_id, table.definition)
 
     def _make(self, asked: m.CreateTable) -> Table | None:
         facts, wanted = self._facts, asked.definition
         group = facts.live_session(asked.session).group
         facts.tables.check_room()
-        alive = facts.servers.alive()
-        definition = complete(wanted, max(1, len(alive)), group)
+        servers = facts.servers.fit() or [each.server_id for each in facts.servers.alive()]
+        definition = complete(wanted, max(1, len(servers)), group, facts.shape.replication)
+        there_or_launched = max(facts.servers.expected, facts.servers.wanted, len(servers))
+        check_replication(definition, facts.shape, there_or_launched)
         facts.tables.check_backup(definition)
         if facts.servers.outstanding:
             return None
-        if not alive:
+        if not servers:
             lost = [each.server_id for each in facts.servers.all()]
             raise ServerLostError(
                 f"table {wanted.name!r} cannot be made: "
@@ -110,20 +114,20 @@ class TableRequests:
                 wanted.name,
             )
         assert definition.num_shards is not None
-        there = sum(len(table.placement) for table in facts.tables.all())
+        there = sum(len(table.views) for table in facts.tables.all())
         if there + definition.num_shards > SHARDS_MAX:
             raise ConfigError(
                 f"table {wanted.name!r} has {definition.num_shards} shards; the job has {there} "
                 f"and may have {SHARDS_MAX}: give a smaller num_shards"
             )
-        servers = [each.server_id for each in alive]
-        placement = tuple(place(wanted.name, definition.num_shards, servers))
+        assert definition.replication is not None
+        chains = place_chains(wanted.name, definition.num_shards, servers, definition.replication)
         facts.bump()
         rounds = self._first_round(definition, group)
         facts.record(
-            TableCreated(definition, placement, facts.version, rounds[1] if rounds else None)
+            TableCreated(definition, tuple(chains), facts.version, rounds[1] if rounds else None)
         )
-        return facts.tables.add(definition, placement, facts.version, rounds)
+        return facts.tables.add(definition, chains, facts.version, rounds)
 
     def _first_round(self, definition: m.TableDefinition, group: str) -> tuple[int, int] | None:
         """Return a BSP table's group number and first round, with its rounds kept from now on."""

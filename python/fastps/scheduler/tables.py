@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastps import initializers, optimizers
 from fastps.consistency import BSP, SSP, Consistency, from_json
 from fastps.errors import ConfigError, TableMismatchError, TableNotFoundError, ValueRangeError
+from fastps.scheduler.actions import JobShape
 from fastps.scheduler.messages import TableDefinition
+from fastps.scheduler.shard_views import ServerShares, ShardView
 
 __all__ = [
     "Table",
     "TableRegistry",
+    "check_replication",
     "complete",
     "consistency_of",
     "default_num_shards",
@@ -28,6 +32,7 @@ NAME_BYTES_MAX = 512
 ROW_WIDTH_MAX = 1 << 22
 SHARDS_PER_TABLE_MAX = 1 << 16
 TABLES_MAX = 4096
+REPLICATION_MAX = 3
 
 COUNT_MAX = (1 << 32) - 1  # of SSP's staleness and BSP's backup
 
@@ -50,8 +55,8 @@ class Table:
         From 1, never used again.
     definition : TableDefinition
         No field is None.
-    placement : tuple of int, length num_shards
-        The server of each shard.
+    views : list of ShardView, length num_shards
+        Who holds each shard now. Changed by `TableRegistry.set_view` only.
     map_version : int
         The first map that has the table.
     rounds : (int, int), optional
@@ -60,23 +65,48 @@ class Table:
 
     table_id: int
     definition: TableDefinition
-    placement: tuple[int, ...]
+    views: list[ShardView]
     map_version: int
     rounds: tuple[int, int] | None = None
 
+    @property
+    def replication(self) -> int:
+        """The copies of each shard that are wanted."""
+        assert self.definition.replication is not None
+        return self.definition.replication
+
+    def members(self) -> set[int]:
+        """Return the servers that are in some chain."""
+        return {server for view in self.views for server in view.chain}
+
 
 class TableRegistry:
-    """Tables by name and number."""
+    """Tables by name and number.
+
+    Attributes
+    ----------
+    shares : ServerShares
+        What each server has of all tables.
+    bsp_shares : ServerShares
+        What each server has of tables under BSP, which fold closed rounds.
+    """
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}
+        self._by_id: list[Table] = []
+        self.shares = ServerShares()
+        self.bsp_shares = ServerShares()
 
     def __contains__(self, name: object) -> bool:
         return name in self._tables
 
     def all(self) -> list[Table]:
         """Return every table, by rising number."""
-        return list(self._tables.values())
+        return list(self._by_id)
+
+    def by_id(self, table_id: int) -> Table | None:
+        """Return the table of that number."""
+        return self._by_id[table_id - 1] if 1 <= table_id <= len(self._by_id) else None
 
     def find(self, wanted: TableDefinition) -> Table | None:
         """Return the table of that name if it is what `wanted` says; None when there is none.
@@ -138,21 +168,40 @@ class TableRegistry:
     def add(
         self,
         definition: TableDefinition,
-        placement: tuple[int, ...],
+        chains: Sequence[tuple[int, ...]],
         map_version: int,
         rounds: tuple[int, int] | None = None,
     ) -> Table:
-        """Record a new table.
+        """Record a new table, each shard in its first view.
 
         Requires: `definition` is complete, no table has its name, check_room() passed.
         """
-        table = Table(len(self._tables) + 1, definition, placement, map_version, rounds)
+        views = [ShardView(1, chain) for chain in chains]
+        table = Table(len(self._tables) + 1, definition, views, map_version, rounds)
         self._tables[definition.name] = table
+        self._by_id.append(table)
+        for view in views:
+            self._count(table, view, 1)
         return table
 
+    def set_view(self, table: Table, shard: int, view: ShardView) -> None:
+        """Change the view of a shard."""
+        self._count(table, table.views[shard], -1)
+        table.views[shard] = view
+        self._count(table, view, 1)
 
-def complete(wanted: TableDefinition, n_servers: int, group: str) -> TableDefinition:
+    def _count(self, table: Table, view: ShardView, n: int) -> None:
+        self.shares.add(view, n)
+        if table.rounds is not None:
+            self.bsp_shares.add(view, n)
+
+
+def complete(
+    wanted: TableDefinition, n_servers: int, group: str, replication: int = 1
+) -> TableDefinition:
     """Return `wanted`, made by a worker of `group`, with defaults where nothing was given.
+
+    `n_servers` decides how many shards a dense table has, `replication` is that of the job.
 
     Raises
     ------
@@ -175,7 +224,7 @@ def complete(wanted: TableDefinition, n_servers: int, group: str) -> TableDefini
         initializer=initializers.from_json(wanted.initializer or {"name": "Zeros"}).to_json(),
         consistency=consistency_of(wanted.consistency or {"name": "ASP"}).to_json(),
         num_shards=wanted.num_shards or default_num_shards(wanted.kind, shape, n_servers),
-        replication=wanted.replication or 1,
+        replication=wanted.replication or replication,
         group=group,
     )
     assert definition.num_shards is not None
@@ -201,6 +250,32 @@ def default_num_shards(kind: str, shape: tuple[int, ...], n_servers: int) -> int
     elements = elements_of(shape)
     by_size = -(-elements // DENSE_BLOCK_ELEMENTS)
     return min(max(by_size, n_servers, 1), DENSE_SHARDS_MAX, elements)
+
+
+def check_replication(definition: TableDefinition, shape: JobShape, n_servers: int) -> None:
+    """Raise `ConfigError` when the job cannot have so many copies, or needs more.
+
+    Requires: `definition` is complete.
+    """
+    copies, name = definition.replication, definition.name
+    assert copies is not None
+    if shape.embedded and copies > 1:
+        raise ConfigError(
+            f"table {name!r}: replication is {copies}, but an embedded cluster is one process: "
+            "copies would end with it and protect nothing; give 1, or start a job with "
+            f"fastps-launch --servers {copies}"
+        )
+    if copies > n_servers:
+        raise ConfigError(
+            f"table {name!r}: replication is {copies}, so {copies} servers are needed, but the job "
+            f"has {n_servers}: start it with --servers {copies}, or give a smaller replication"
+        )
+    if copies < shape.min_copies:
+        raise ConfigError(
+            f"table {name!r}: replication is {copies}, but the job has min_copies="
+            f"{shape.min_copies}: the table would never take a push; give at least "
+            f"{shape.min_copies}"
+        )
 
 
 def consistency_of(described: object) -> Consistency:
@@ -248,10 +323,10 @@ def _check_given(wanted: TableDefinition) -> None:
             f"table {wanted.name!r}: num_shards is {wanted.num_shards}; needed are 1 to "
             f"{SHARDS_PER_TABLE_MAX}"
         )
-    if wanted.replication is not None and wanted.replication != 1:
+    if wanted.replication is not None and not 1 <= wanted.replication <= REPLICATION_MAX:
         raise ConfigError(
-            f"table {wanted.name!r}: replication {wanted.replication} is not there yet; "
-            "available: 1"
+            f"table {wanted.name!r}: replication is {wanted.replication}; needed are 1 to "
+            f"{REPLICATION_MAX} copies"
         )
 
 
