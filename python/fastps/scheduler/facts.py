@@ -11,7 +11,7 @@ from fastps.scheduler.group import Group
 from fastps.scheduler.membership import Session, Sessions
 from fastps.scheduler.records import GroupStarted, IncarnationStarted, JobStarted, Record
 from fastps.scheduler.rounds import RoundLog
-from fastps.scheduler.servers import Servers, suspect_silence
+from fastps.scheduler.servers import Servers
 from fastps.scheduler.tables import TableRegistry
 
 __all__ = ["Facts"]
@@ -50,9 +50,7 @@ class Facts:
         self.epoch = 1
         self.incarnation = 1
         self.version = _first_version(1)
-        self.servers = Servers(
-            shape.num_servers, now, shape.patience, suspect_silence(shape.embedded)
-        )
+        self.servers = Servers(shape.num_servers, now, shape.patience, not shape.embedded)
         self.sessions = Sessions(shape.lease)
         self.tables = TableRegistry()
         self.round_log = RoundLog()

@@ -63,9 +63,13 @@ class Publisher:
         ]
 
     def _heard_by_all(self) -> int:
-        """Return up to where every live server has heard the log of rounds."""
-        servers = self._facts.servers.alive()
-        return min((each.rounds_heard for each in servers), default=self._facts.round_log.newest)
+        """Return up to where every live server that folds rounds has heard the log of them."""
+        facts = self._facts
+        folding = facts.tables.bsp_shares.member
+        return min(
+            (each.rounds_heard for each in facts.servers.alive() if folding[each.server_id] > 0),
+            default=facts.round_log.newest,
+        )
 
     def _held_back(self, actions: list[Action]) -> list[Action]:
         newest, heard = self._facts.round_log.newest, self._heard_by_all()
@@ -115,14 +119,17 @@ class Publisher:
         return [] if knows and not clocks.backup else [self._notice(session, group)]
 
     def forget_rounds(self) -> None:
-        """Forget the rounds that all servers have which may still come back."""
+        """Forget the rounds that all servers have which are alive or may still come back.
+
+        Those without shards, too: one that was filled meanwhile must know what was closed since.
+        """
         log = self._facts.round_log
         needing = [server for server in self._facts.servers.all() if server.may_return]
         if not log.has_room:
             # Lost servers must not hold up the live ones for ever.
             for server in needing:
                 if server.lost and server.rounds_heard <= log.forgotten:
-                    server.lost = "behind"
+                    self._facts.servers.lose(server, "behind")
         log.forget_to(
             min((each.rounds_heard for each in needing if each.may_return), default=log.newest)
         )
@@ -163,7 +170,7 @@ class Publisher:
                 server.rounds_moved_at = now
             server.rounds_sent = log.newest
         return [
-            PublishRounds(tuple(peers), first_number, entries)
+            PublishRounds(tuple(peers), first_number, entries, log.forgotten)
             for sent, peers in peers_of.items()
             for first_number, entries in log.frames_after(sent)
         ]

@@ -12,7 +12,6 @@ uses it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 __all__ = ["SERVERS_MAX", "SERVER_SILENCE", "SUSPECT_SILENCE", "Server", "Servers"]
@@ -95,8 +94,8 @@ class Servers:
         The time.
     patience : float
         Seconds after which servers that did not come are given up.
-    suspect_silence : float
-        Seconds of silence that make a server suspect; ``math.inf``: none does.
+    is_judged : bool
+        Whether silence means anything; inside one process it does not.
 
     Attributes
     ----------
@@ -108,15 +107,13 @@ class Servers:
         Rises whenever a server comes, goes, becomes suspect or fit again, or is to leave.
     """
 
-    def __init__(
-        self, expected: int, now: float, patience: float, suspect_silence: float = SUSPECT_SILENCE
-    ) -> None:
+    def __init__(self, expected: int, now: float, patience: float, is_judged: bool = True) -> None:
         self.expected = expected
         self.wanted = expected
         self.outstanding = expected
         self.changes = 0
         self._patience = patience
-        self._suspect_silence = suspect_silence
+        self._is_judged = is_judged
         self._give_up_at = now + patience
         self._servers: list[Server] = []
         self._by_boot_id: dict[str, Server] = {}
@@ -141,6 +138,10 @@ class Servers:
     def is_suspect(self, server_id: int) -> bool:
         """Whether the server of that number is suspect."""
         return self._servers[server_id].suspect
+
+    def is_leaving(self, server_id: int) -> bool:
+        """Whether the server of that number is to leave."""
+        return self._servers[server_id].leaving
 
     def find(self, server_id: int) -> Server | None:
         """Return the server of that number."""
@@ -264,11 +265,13 @@ class Servers:
         """Return the servers newly lost by silence; suspect others; give up who never came."""
         if self.outstanding and now >= self._give_up_at:
             self.outstanding = 0
+        if not self._is_judged:
+            return []
         lost = [each for each in self.alive() if now - each.last_seen > SERVER_SILENCE]
         for server in lost:
             self.lose(server, "silence")
         for server in self._servers:
-            if not server.suspect and now - server.last_seen > self._suspect_silence:
+            if not server.suspect and now - server.last_seen > SUSPECT_SILENCE:
                 server.suspect = True
                 self.changes += 1
         return lost
@@ -277,8 +280,3 @@ class Servers:
         """Start every silence anew: the scheduler itself had been away."""
         for server in self._servers:
             server.last_seen = now
-
-
-def suspect_silence(embedded: bool) -> float:
-    """Return the seconds of silence that make a server suspect: inside one process, none do."""
-    return math.inf if embedded else SUSPECT_SILENCE

@@ -21,6 +21,7 @@ from fastps.scheduler.actions import (
     PublishMap,
     PublishRounds,
     Reply,
+    Report,
     Stop,
     Ticket,
     in_order,
@@ -29,10 +30,11 @@ from fastps.scheduler.actions import (
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.membership import Session, check_boot_id, check_endpoints
 from fastps.scheduler.publishing import Publisher
-from fastps.scheduler.records import RoundClosed, ServerRegistered
-from fastps.scheduler.servers import Server
+from fastps.scheduler.records import RoundClosed, ServerRegistered, ServersScaled
+from fastps.scheduler.servers import SERVERS_MAX, Server
 from fastps.scheduler.status import status_of
 from fastps.scheduler.table_requests import TableRequests
+from fastps.scheduler.views import Views
 from fastps.scheduler.workers import RANK_MAX, Workers
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "PublishMap",
     "PublishRounds",
     "Reply",
+    "Report",
     "SchedulerState",
     "Stop",
 ]
@@ -71,6 +74,7 @@ class SchedulerState(Facts):
         self._tables = TableRequests(self)
         self._workers = Workers(self, self._tables)
         self._publisher = Publisher(self)
+        self.views = Views(self)
         self._rounds_recorded = 0
         self._handlers: dict[type[m.Message], Callable[[Ticket, Any, float], list[Action]]] = {
             m.Join: self._workers.join,
@@ -84,6 +88,7 @@ class SchedulerState(Facts):
             m.GetStatus: self._get_status,
             m.RegisterServer: self._register_server,
             m.ProcessExited: self._process_exited,
+            m.ScaleServers: self._scale_servers,
             m.Shutdown: self._shutdown,
         }
 
@@ -127,10 +132,27 @@ class SchedulerState(Facts):
         actions = self._finish(actions, now)
         return in_order([*actions, *self._publisher.late_notice(member, beat)])
 
+    def report(self, peer: bytes, report: Report, now: float) -> list[Action]:
+        """Take a server's report of the shards that change."""
+        server = self.servers.find(report.server)
+        if (
+            report.cluster_id != self.cluster_id
+            or server is None
+            or server.boot_id != report.boot_id.hex()
+            or report.map_version > self.version
+        ):
+            return []
+        if self.servers.heard(server, now):
+            self.bump()
+        if not server.lost:
+            self.views.report(server, report, now)
+        return self._finish([], now)
+
     def tick(self, now: float) -> list[Action]:
         """Let time pass: leases, silences and patience run out."""
         if self.servers.tick(now):
             self.bump()
+        self.views.tick(now)
         self._publisher.forget_rounds()
         actions = self._workers.tick(now)
         silent = self.servers.silent_peers(now)
@@ -153,10 +175,13 @@ class SchedulerState(Facts):
         """Start every silence anew: the scheduler itself was paused and heard nobody."""
         self.servers.restart_suspicion(now)
         self.sessions.restart_suspicion(now)
+        self.views.restart_suspicion(now)
 
     def _finish(self, actions: list[Action], now: float) -> list[Action]:
         """Add what a step makes possible for others."""
-        actions = self._publisher.of_step([*actions, *self._tables.serve()], now)
+        answers = self._tables.serve()
+        self.views.settle(now)
+        actions = self._publisher.of_step([*actions, *answers], now)
         for _, entries in self.round_log.frames_after(self._rounds_recorded):
             for entry in entries:
                 self.record(RoundClosed(entry.group, entry.round, entry.members))
@@ -213,8 +238,27 @@ class SchedulerState(Facts):
             raise ConfigError(f"no process has role {asked.role!r:.50} and rank {asked.rank}")
         return [*actions, Reply(*ticket, m.Done())]
 
+    def _scale_servers(self, ticket: Ticket, asked: m.ScaleServers, now: float) -> list[Action]:
+        wanted, shape = asked.num_servers, self.shape
+        if shape.embedded:
+            raise ConfigError("an embedded cluster has the servers that it was made with")
+        most = min(SERVERS_MAX, shape.max_servers or SERVERS_MAX)
+        copies = max([1, shape.replication, *(each.replication for each in self.tables.all())])
+        if not copies <= wanted <= most:
+            raise ConfigError(
+                f"the job cannot be scaled to {wanted} servers: its tables have {copies} copies of "
+                f"each shard, and --max-servers is {most}; give {copies} to {most}"
+            )
+        leaving = self.servers.surplus(wanted)
+        there = tuple(each.server_id for each in self.servers.alive() if each.leaving)
+        if (wanted, leaving) != (self.servers.wanted, there):
+            self.servers.scale(wanted, leaving)
+            self.record(ServersScaled(wanted, leaving))
+        return [Reply(*ticket, m.Done())]
+
     def _shutdown(self, ticket: Ticket, asked: m.Shutdown, now: float) -> list[Action]:
         return [Reply(*ticket, m.Done()), Stop()]
 
     def _get_status(self, ticket: Ticket, asked: m.GetStatus, now: float) -> list[Action]:
-        return [Reply(*ticket, m.Status(status_of(self, now - self._started, now)))]
+        status = status_of(self, self.views.status(now), now - self._started, now)
+        return [Reply(*ticket, m.Status(status))]

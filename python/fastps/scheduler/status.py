@@ -10,23 +10,26 @@ from fastps.scheduler.wire import JsonDict
 if TYPE_CHECKING:
     from fastps.scheduler.facts import Facts
     from fastps.scheduler.group import Group
+    from fastps.scheduler.servers import Server
+    from fastps.scheduler.tables import Table
 
 __all__ = ["status_of"]
 
 
-def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
+def status_of(state: Facts, views: JsonDict, uptime: float, now: float) -> JsonDict:
     """Return the status; CONTROL.md lists the names.
 
     Parameters
     ----------
     state : Facts
         What to tell.
+    views : JsonDict
+        What is under way with the views of shards.
     uptime, now : float
         Seconds since the start, and the time.
     """
     every_table = state.tables.all()
     shares = state.tables.shares
-    lost = {server.server_id for server in state.servers.all() if server.lost}
     return {
         "cluster_id": f"{state.cluster_id:016x}",
         "epoch": state.epoch,
@@ -34,31 +37,59 @@ def status_of(state: Facts, uptime: float, now: float) -> JsonDict:
         "map_version": state.version,
         "uptime_s": round(uptime, 3),
         "servers_expected": state.servers.expected,
+        "servers_wanted": state.servers.wanted,
         "servers_outstanding": state.servers.outstanding,
         "servers": [
             {
                 "id": server.server_id,
-                "state": f"lost ({server.lost})" if server.lost else "alive",
+                "state": _state_of(state, server),
                 "pid": server.pid,
                 "endpoints": list(server.endpoints),
+                "leaving": server.leaving,
                 "silent_s": round(now - server.last_seen, 3),
                 "map_version": server.map_version,
                 "rounds_heard": server.rounds_heard,
                 "shards": shares.member[server.server_id],
+                "heads": shares.head[server.server_id],
+                "filling": shares.joiner[server.server_id],
                 "rows": server.rows,
                 "requests": server.requests,
             }
             for server in state.servers.all()
         ],
+        "views": views,
         "groups": [_group(state, name, group, now) for name, group in sorted(state.groups.items())],
         "tables": [
-            {
-                "id": table.table_id,
-                **wire.to_json(table.definition),
-                "lost_shards": sum(lost.issuperset(view.chain) for view in table.views),
-            }
+            {"id": table.table_id, **wire.to_json(table.definition), **_redundancy(state, table)}
             for table in every_table
         ],
+    }
+
+
+def _state_of(state: Facts, server: Server) -> str:
+    if server.lost:
+        return f"lost ({server.lost})"
+    if server.leaving:
+        return "leaving" if state.tables.shares.holds(server.server_id) else "retired"
+    return "suspect" if server.suspect else "alive"
+
+
+def _redundancy(state: Facts, table: Table) -> JsonDict:
+    """Return how many copies a table's shards have on servers that are not suspect."""
+    gone = {server.server_id for server in state.servers.all() if server.suspect}
+    lost = {server.server_id for server in state.servers.all() if server.lost}
+    n_lost = sum(lost.issuperset(view.chain) for view in table.views)
+    full = sum(
+        len(view.chain) == table.replication and gone.isdisjoint(view.chain) for view in table.views
+    )
+    return {
+        "lost_shards": n_lost,
+        "redundancy": {
+            "wanted": table.replication,
+            "full": full,
+            "missing": len(table.views) - full - n_lost,
+            "lost": n_lost,
+        },
     }
 
 

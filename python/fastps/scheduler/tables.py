@@ -97,6 +97,9 @@ class TableRegistry:
         self.shares = ServerShares()
         self.bsp_shares = ServerShares()
 
+    def __len__(self) -> int:
+        return len(self._by_id)
+
     def __contains__(self, name: object) -> bool:
         return name in self._tables
 

@@ -1,0 +1,120 @@
+"""What is remembered of failures: which servers cannot reach each other, and how failovers went.
+
+Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastps.scheduler.wire import JsonDict
+
+__all__ = ["AVOID_SECONDS", "Failover", "Failovers", "SilentPairs"]
+
+# A link that failed is likely to fail again at once; a partition seldom lasts minutes.
+AVOID_SECONDS = 30.0
+
+
+class SilentPairs:
+    """Pairs of servers of which one said that nothing comes from the other.
+
+    They are not made neighbours in a chain for a while, whichever way round.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[int, int], float] = {}
+
+    def note(self, one: int, other: int, now: float) -> None:
+        """Avoid this pair for `AVOID_SECONDS` from now on."""
+        self._until[_pair(one, other)] = now + AVOID_SECONDS
+
+    def avoided(self, one: int, other: int) -> bool:
+        """Whether the two are not to be neighbours."""
+        return _pair(one, other) in self._until
+
+    def tick(self, now: float) -> bool:
+        """Forget what is old; return whether something was."""
+        over = [pair for pair, until in self._until.items() if now >= until]
+        for pair in over:
+            del self._until[pair]
+        return bool(over)
+
+
+def _pair(one: int, other: int) -> tuple[int, int]:
+    return min(one, other), max(one, other)
+
+
+@dataclass
+class Failover:
+    """What one server's failure led to.
+
+    Attributes
+    ----------
+    server : int
+        The server that chains went on without.
+    reason : str
+        Why: exit, disconnect, silence, behind; "silent to server N"; "no report".
+    started : float
+        When it became suspect.
+    shards, pending : int
+        Shards that lost it from their chains, and those of them that still have to: pending <=
+        shards.
+    seconds : float, optional
+        From `started` until the last of these shards had its new view.
+    """
+
+    server: int
+    reason: str
+    started: float
+    shards: int = 0
+    pending: int = 0
+    seconds: float | None = None
+
+
+class Failovers:
+    """The failovers so far, for status.
+
+    Attributes
+    ----------
+    finished : int
+        How many are over.
+    """
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self._open: dict[int, Failover] = {}
+        self._latest: Failover | None = None
+
+    def affects(self, server: int, reason: str, now: float) -> Failover:
+        """Count one more shard that has to go on without a server."""
+        failover = self._open.get(server)
+        if failover is None:
+            failover = self._open[server] = Failover(server, reason, now)
+        failover.shards += 1
+        failover.pending += 1
+        return failover
+
+    def settled(self, failover: Failover, now: float, changed: bool) -> None:
+        """Take note that a shard has its new view, or (not `changed`) needs none after all."""
+        failover.pending -= 1
+        failover.shards -= not changed
+        if failover.pending:
+            return
+        del self._open[failover.server]
+        if failover.shards:
+            failover.seconds = now - failover.started
+            self.finished += 1
+            self._latest = failover
+
+    def latest(self, now: float) -> JsonDict | None:
+        """Return the newest failover as status has it; its seconds are null while it lasts."""
+        failover = next(reversed(self._open.values()), self._latest)
+        if failover is None:
+            return None
+        return {
+            "server": failover.server,
+            "reason": failover.reason,
+            "started_s_ago": round(now - failover.started, 3),
+            "seconds": None if failover.seconds is None else round(failover.seconds, 3),
+            "shards": failover.shards,
+        }
