@@ -4,8 +4,10 @@
 // A rule may keep state for each row as well. The part of a row that lies in the block has its own,
 // so that such parts must be selected whole.
 #include <algorithm>
+#include <array>
 #include <cstring>
 
+#include "data/xxh64.h"
 #include "rules/initializer.h"
 #include "store/shard_data.h"
 
@@ -102,7 +104,48 @@ class DenseShard final : public ShardData {
     });
   }
 
+  void WriteRows(ImageWriter* image) const override {
+    size_t n_bytes = 2 * sizeof(uint64_t) + sizeof(uint64_t);  // the checksum follows
+    for (const PageArray<float>* array : arrays()) n_bytes += array->size() * sizeof(float);
+    image->Reserve(n_bytes);
+    image->Put(block_.begin);
+    image->Put(block_.end);
+    for (const PageArray<float>* array : arrays()) {
+      image->PutAll(std::span<const float>(array->data(), array->size()));
+    }
+  }
+
+  bool ReadRows(ImageReader* image) override {
+    ElementRange block;
+    if (!image->Get(&block.begin) || !image->Get(&block.end)) return false;
+    if (block.begin != block_.begin || block.end != block_.end) return false;
+    size_t n_floats = 0;
+    for (const PageArray<float>* array : arrays()) n_floats += array->size();
+    Bytes rows;
+    if (!image->Cut(n_floats, sizeof(float), &rows) || image->remaining() > 0) return false;
+    for (const PageArray<float>* array : arrays()) {
+      const size_t n_bytes = array->size() * sizeof(float);
+      if (n_bytes > 0) std::memcpy(array->data(), rows.data(), n_bytes);
+      rows = rows.subspan(n_bytes);
+    }
+    return true;
+  }
+
+  uint64_t Digest() const override {
+    uint64_t hash = 0;
+    for (const PageArray<float>* array : arrays()) {
+      const size_t n_bytes = array->size() * sizeof(float);
+      hash = Xxh64({reinterpret_cast<const char*>(array->data()), n_bytes}, hash);
+    }
+    return hash;
+  }
+
  private:
+  // In the order of an image; those that the rule does not have are empty.
+  std::array<const PageArray<float>*, 5> arrays() const {
+    return {&values_, &slot0_, &slot1_, &row_slot0_, &row_slot1_};
+  }
+
   // Calls work(offset in the block, n) for each range, in order.
   template <class Work>
   void ForEachRange(Selection ranges, Work work) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "base/hash.h"
@@ -69,6 +70,19 @@ class KeyIndex {
   // sets *finished.
   template <class Visit>
   uint64_t Scan(uint64_t position, size_t n_max, bool* finished, Visit visit) const;
+
+  // Calls visit(key, payload) for all keys, in no order that means anything.
+  template <class Visit>
+  void ForEach(Visit visit) const {
+    for (const PageArray<Bucket>& chunk : chunks_) {
+      for (size_t b = 0; b < chunk.size(); ++b) {
+        for (uint32_t used = chunk[b].used; used != 0; used &= used - 1) {
+          const int slot = __builtin_ctz(used);
+          visit(chunk[b].keys[slot], std::as_const(chunk[b].payloads[slot]));
+        }
+      }
+    }
+  }
 
  private:
   friend struct KeyIndexInspector;  // of the tests

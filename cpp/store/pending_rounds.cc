@@ -43,4 +43,48 @@ std::optional<Gradients> PendingRounds::Fold(const std::vector<RoundMember>& mem
   return SumOf(workers, data);
 }
 
+void PendingRounds::Write(ImageWriter* image) const {
+  image->Put(static_cast<uint32_t>(pushes_.size()));
+  for (const auto& [whose, pushes] : pushes_) {
+    image->Put(whose.first.value);
+    image->Put(whose.second.value);
+    image->Put(static_cast<uint32_t>(pushes.size()));
+    for (const Gradients& push : pushes) {
+      image->Put(uint64_t{push.selection.size()});
+      image->Put(uint64_t{push.values.size()});
+      image->PutAll(std::span<const Key>(push.selection));
+      image->PutAll(std::span<const float>(push.values));
+    }
+  }
+}
+
+bool PendingRounds::Read(ImageReader* image, const ShardData& data) {
+  uint32_t n = 0;
+  if (!image->Get(&n)) return false;
+  for (uint32_t i = 0; i < n; ++i) {
+    std::pair<Round, SessionId> whose;
+    uint32_t n_pushes = 0;
+    if (!image->Get(&whose.first.value) || !image->Get(&whose.second.value) ||
+        !image->Get(&n_pushes)) {
+      return false;
+    }
+    if (whose.first < folded_ || n_pushes == 0 || n_pushes >= kPushesKeptMax) return false;
+    if (!pushes_.empty() && whose <= pushes_.rbegin()->first) return false;
+    Pushes pushes(n_pushes);
+    for (Gradients& push : pushes) {
+      if (!ReadPush(image, data, &push)) return false;
+      bytes_ += push.bytes();
+    }
+    pushes_.emplace_hint(pushes_.end(), whose, std::move(pushes));
+  }
+  return true;
+}
+
+bool PendingRounds::ReadPush(ImageReader* image, const ShardData& data, Gradients* push) {
+  uint64_t n_selection = 0, n_values = 0;
+  return image->Get(&n_selection) && image->Get(&n_values) &&
+         image->GetAll(n_selection, &push->selection) && image->GetAll(n_values, &push->values) &&
+         data.Check(push->selection) == Code::kOk && data.ValueCount(push->selection) == n_values;
+}
+
 }  // namespace fastps

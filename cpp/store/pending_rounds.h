@@ -14,6 +14,7 @@
 
 #include "base/types.h"
 #include "store/shard_data.h"
+#include "store/shard_image.h"
 #include "wire/notices.h"
 
 namespace fastps {
@@ -43,6 +44,12 @@ class PendingRounds {
   // What others pushed to it is dropped.
   std::optional<Gradients> Fold(const std::vector<RoundMember>& members, const ShardData& data);
 
+  // The part of the open rounds in an image; see shard_image.h. Read is false when what it says
+  // cannot have been pushed to `data`. Requires for Read: nothing was added.
+  void Write(ImageWriter* image) const;
+  bool Read(ImageReader* image, const ShardData& data);
+
+  bool empty() const { return pushes_.empty(); }
   size_t bytes() const { return bytes_; }
 
  private:
@@ -52,6 +59,8 @@ class PendingRounds {
   static constexpr size_t kPushesKeptMax = 8;
 
   using Pushes = std::vector<Gradients>;  // of one session, in call order
+
+  static bool ReadPush(ImageReader* image, const ShardData& data, Gradients* push);
 
   Round folded_;
   std::map<std::pair<Round, SessionId>, Pushes> pushes_;

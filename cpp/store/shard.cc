@@ -5,13 +5,6 @@
 
 namespace fastps {
 
-namespace {
-
-// Answers that use a sequence; the others ask to come again.
-bool IsFinal(Code code) { return code == Code::kOk || code >= Code::kMalformed; }
-
-}  // namespace
-
 Shard::Answer Shard::SessionRecord::AnswerOf(Sequence sequence) const {
   const auto found = unusual.find(sequence.value);
   return found == unusual.end() ? Answer{} : found->second;

@@ -9,11 +9,15 @@
 // that, a call or FoldClosed, folds: adds the pushes up and applies one update a row.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
+#include "base/bytes.h"
 #include "base/mutex.h"
 #include "base/status.h"
 #include "base/types.h"
@@ -21,6 +25,7 @@
 #include "store/pending_rounds.h"
 #include "store/round_book.h"
 #include "store/shard_data.h"
+#include "store/shard_image.h"
 #include "store/write.h"
 
 namespace fastps {
@@ -81,6 +86,18 @@ class Shard {
   ApplyIndex apply_index();
   Round folded();
 
+  // The whole state as bytes, and the index it is of; see shard_image.h. Key sets are left out.
+  std::vector<std::byte> Image(ApplyIndex* index);
+  // Takes the state of an image instead of its own. kMalformed, and nothing is changed, when the
+  // bytes are no image of this shard; kConfig when the shard has entries.
+  // Under BSP the shard goes on with round folded(): the book must know it, or come to know it.
+  Status LoadImage(Bytes image);
+
+  // A hash of what replicas have in common when they have the same entries and folded the same
+  // rounds: rows with their state, rule constants, pending pushes, and what is remembered of the
+  // sessions for which `is_live`. The order in which rows lie does not matter.
+  uint64_t Digest(const std::function<bool(SessionId)>& is_live);
+
   // Forgets the sequences of sessions for which `is_live` is false.
   template <class IsLive>
   void ForgetSessions(IsLive is_live) {
@@ -105,6 +122,11 @@ class Shard {
     void Remember(Sequence sequence, Answer answer);
   };
 
+  using Sessions = std::unordered_map<SessionId, SessionRecord>;
+
+  // Answers that use a sequence; the others ask to come again.
+  static bool IsFinal(Code code) { return code == Code::kOk || code >= Code::kMalformed; }
+
   bool is_bsp() const { return book_ != nullptr; }
   void Fold() FASTPS_REQUIRES(mutex_);
   // Whether the rounds that `write` must wait for are folded.
@@ -123,13 +145,19 @@ class Shard {
   bool Replay(const Entry& entry) FASTPS_REQUIRES(mutex_);
   bool ReplayPush(const Entry& entry) FASTPS_REQUIRES(mutex_);
 
+  // In shard_image.cc.
+  void WriteSessions(const std::function<bool(SessionId)>& is_live, ImageWriter* image)
+      FASTPS_REQUIRES(mutex_);
+  static bool ReadSessions(ImageReader* image, Sessions* sessions);
+  static bool ReadSession(ImageReader* image, SessionRecord* record);
+
   Mutex mutex_;
   const std::unique_ptr<ShardData> data_;        // its contents are guarded by mutex_
   const std::shared_ptr<const RoundBook> book_;  // null unless under BSP
   PendingRounds pending_ FASTPS_GUARDED_BY(mutex_){Round(0)};
   uint64_t n_late_ FASTPS_GUARDED_BY(mutex_) = 0;
   ApplyIndex apply_index_ FASTPS_GUARDED_BY(mutex_);
-  std::unordered_map<SessionId, SessionRecord> sessions_ FASTPS_GUARDED_BY(mutex_);
+  Sessions sessions_ FASTPS_GUARDED_BY(mutex_);
 };
 
 }  // namespace fastps

@@ -17,6 +17,7 @@
 #include "store/gradient_sum.h"
 #include "store/key_set_memory.h"
 #include "store/page_pool.h"
+#include "store/shard_image.h"
 
 namespace fastps {
 
@@ -34,6 +35,10 @@ struct ScanBatch {
 class ShardData {
  public:
   virtual ~ShardData() = default;
+
+  const TableSpec& spec() const { return *spec_; }
+  const UpdateRule& rule() const { return *rule_; }
+  const RuleSpec& rule_spec() const { return rule_spec_; }  // of rule(): with the rate in force
 
   // Another learning rate, from the next gradient on. kConfig, and no change, when the rule has
   // none or `lr` is not legal.
@@ -70,15 +75,20 @@ class ShardData {
   virtual bool Remember(const KeySetRef&, Selection) { return false; }
   virtual void ForgetKeySets(const std::function<bool(SessionId)>& /*is_live*/) {}
 
+  // The part of the rows in an image; see shard_image.h. ReadRows is false, and the shard stays as
+  // it was, when they do not fit or are not all that is left of the image. Requires for it: no
+  // write was applied.
+  virtual void WriteRows(ImageWriter* image) const = 0;
+  virtual bool ReadRows(ImageReader* image) = 0;
+  // A hash of keys, values and state, which does not depend on the order in which rows lie.
+  virtual uint64_t Digest() const = 0;
+
   virtual uint64_t n_rows() const = 0;
   virtual uint64_t bytes() const = 0;
 
  protected:
   ShardData(const TableSpec* spec, std::shared_ptr<const UpdateRule> rule)
       : spec_(spec), rule_spec_(spec->rule), rule_(std::move(rule)) {}
-
-  const TableSpec& spec() const { return *spec_; }
-  const UpdateRule& rule() const { return *rule_; }
 
  private:
   const TableSpec* const spec_;

@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <vector>
 
+#include "base/hash.h"
+#include "data/xxh64.h"
 #include "rules/initializer.h"
 #include "store/key_index.h"
 #include "store/key_set_memory.h"
@@ -127,10 +130,56 @@ class SparseShard final : public ShardData {
     key_sets_.ForgetSessions(is_live);
   }
 
+  void WriteRows(ImageWriter* image) const override {
+    const size_t row_bytes = row_floats_ * sizeof(float);
+    const size_t n_bytes = index_.size() * (sizeof(Key) + row_bytes);
+    image->Reserve(sizeof(uint64_t) + n_bytes + sizeof(uint64_t));  // the checksum follows
+    image->Put(uint64_t{index_.size()});
+    std::byte* to = image->Extend(n_bytes);
+    index_.ForEach([&](Key key, const uint32_t& payload) {
+      std::memcpy(to, &key, sizeof(key));
+      std::memcpy(to + sizeof(key), RowOf(payload), row_bytes);
+      to += sizeof(key) + row_bytes;
+    });
+  }
+
+  bool ReadRows(ImageReader* image) override {
+    const size_t row_bytes = row_floats_ * sizeof(float);
+    uint64_t n = 0;
+    Bytes rows;
+    if (!image->Get(&n) || !image->Cut(n, sizeof(Key) + row_bytes, &rows)) return false;
+    if (image->remaining() > 0) return false;
+    index_.ReserveFor(n);
+    std::vector<Key> loaded;
+    loaded.reserve(n);
+    for (const std::byte* from = rows.data(); loaded.size() < n; from += sizeof(Key) + row_bytes) {
+      Key key = 0;
+      std::memcpy(&key, from, sizeof(key));
+      if (index_.Find(key) != nullptr) {
+        Remove(loaded);
+        return false;
+      }
+      uint32_t* const payload = index_.Insert(key);
+      if (!inline_rows_) *payload = arena_.Allocate();
+      std::memcpy(RowOf(payload), from + sizeof(key), row_bytes);
+      loaded.push_back(key);
+    }
+    return true;
+  }
+
+  uint64_t Digest() const override {
+    const size_t row_bytes = row_floats_ * sizeof(float);
+    uint64_t sum = 0;
+    index_.ForEach([&](Key key, const uint32_t& payload) {
+      sum += Xxh64({reinterpret_cast<const char*>(RowOf(payload)), row_bytes}, MixKey(key));
+    });
+    return sum;
+  }
+
   void Scan(uint64_t position, size_t n_max, ScanBatch* batch) override {
     batch->next_position =
         index_.Scan(position, n_max, &batch->finished, [&](Key key, const uint32_t& payload) {
-          const float* const value = RowOf(const_cast<uint32_t*>(&payload));
+          const float* const value = RowOf(payload);
           batch->keys.push_back(key);
           batch->values.insert(batch->values.end(), value, value + width_);
         });
@@ -181,6 +230,10 @@ class SparseShard final : public ShardData {
 
   float* RowOf(uint32_t* payload) const {
     return inline_rows_ ? reinterpret_cast<float*>(payload) : arena_.Row(*payload);
+  }
+
+  const float* RowOf(const uint32_t& payload) const {
+    return RowOf(const_cast<uint32_t*>(&payload));
   }
 
   void PrefetchRow(const float* row) const {

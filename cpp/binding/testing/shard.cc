@@ -5,8 +5,11 @@
 
 #include <optional>
 #include <set>
+#include <string>
+#include <string_view>
 
 #include "binding/testing/testing.h"
+#include "data/xxh64.h"
 #include "kernels/kernels.h"
 #include "rules/initializer.h"
 #include "store/page_pool.h"
@@ -174,6 +177,21 @@ class ShardUnderTest {
     }
     book_->Close(Round(round), std::move(members));
   }
+  std::pair<uint64_t, py::bytes> Image() {
+    ApplyIndex index;
+    const std::vector<std::byte> image = shard_->Image(&index);
+    return {index.value, py::bytes(reinterpret_cast<const char*>(image.data()), image.size())};
+  }
+  // (code, message)
+  std::pair<int, std::string> LoadImage(const py::bytes& image) {
+    const std::string_view bytes = image;
+    const Status status = shard_->LoadImage(std::as_bytes(std::span(bytes)));
+    return {Number(status.code()), status.message()};
+  }
+  uint64_t Digest(const std::optional<std::set<uint64_t>>& sessions) {
+    return shard_->Digest(
+        [&](SessionId session) { return !sessions || sessions->contains(session.value); });
+  }
   void ForgetAllBut(const std::set<uint64_t>& sessions) {
     shard_->ForgetSessions([&](SessionId session) { return sessions.contains(session.value); });
   }
@@ -188,9 +206,18 @@ class ShardUnderTest {
   std::unique_ptr<Shard> shard_;
 };
 
+// With the checksum behind it that makes it an image.
+py::bytes Sealed(const py::bytes& content) {
+  const std::string_view bytes = content;
+  const uint64_t checksum = Xxh64(bytes, 0);
+  return py::bytes(std::string(bytes) +
+                   std::string(reinterpret_cast<const char*>(&checksum), sizeof(checksum)));
+}
+
 }  // namespace
 
 void BindShard(py::module_& m) {
+  m.def("sealed_image", &Sealed, py::arg("content"), "An image of these bytes and their checksum.");
   py::class_<ShardUnderTest>(m, "Shard")
       .def(py::init<const py::dict&, uint32_t>(), py::arg("table"), py::arg("shard"))
       .def("apply", &ShardUnderTest::Apply, py::arg("kind"), py::arg("selection"),
@@ -221,6 +248,9 @@ void BindShard(py::module_& m) {
       .def("scan", &ShardUnderTest::Scan, py::arg("position"), py::arg("n_goal"),
            "(keys, values, next position, finished)")
       .def("figures", &ShardUnderTest::Figures, "(rows, bytes, apply index)")
+      .def("image", &ShardUnderTest::Image, "(index, image)")
+      .def("load_image", &ShardUnderTest::LoadImage, py::arg("image"), "(code, message)")
+      .def("digest", &ShardUnderTest::Digest, py::arg("sessions") = py::none())
       .def("forget_all_but", &ShardUnderTest::ForgetAllBut, py::arg("sessions"));
 }
 
