@@ -59,6 +59,32 @@ inline constexpr int64_t kResendAfterMsMax = 16000;
 // A RETRY answer is sent again after this pause.
 inline constexpr int64_t kRetryPauseMs = 1;
 
+// Entries that a data thread keeps for its successors; beyond, writes are to be sent again later.
+inline constexpr size_t kChainBytesKeptMax = size_t{256} << 20;
+// Answers of one shard that wait for its tail.
+inline constexpr size_t kAnswersWaitingMax = 65536;
+// While something waits in a chain a data thread looks at the time so often.
+inline constexpr int64_t kChainTickMs = 10;
+// Entries that nobody acknowledged are sent again after this silence, doubling up to the maximum;
+// right after a view changed, when the successor may not know of it yet, and for images, sooner.
+inline constexpr int64_t kChainResendMs = 400;
+inline constexpr int64_t kChainResendSoonMs = 20;
+inline constexpr int64_t kChainResendMsMax = 2000;
+// A successor from which nothing came for so long, though something waits, is reported.
+inline constexpr int64_t kChainSilenceMs = 1000;
+// A member that waits itself says so to its predecessor, five times within that.
+inline constexpr int64_t kChainWaitingMs = 200;
+static_assert(kChainWaitingMs * 5 <= kChainSilenceMs);
+// Who did not run for so long heard nobody in the meantime.
+inline constexpr int64_t kPauseMs = 400;
+// Missing entries are asked for at most so often.
+inline constexpr int64_t kAskAgainMs = 20;
+// An image travels in slices, so many bytes of it un-acknowledged; so many images at a time from
+// one data thread, since each is a copy of its shard.
+inline constexpr size_t kImageSliceBytes = size_t{1} << 20;
+inline constexpr size_t kImageWindowBytes = 4 * kImageSliceBytes;
+inline constexpr size_t kImagesMax = 2;
+
 inline constexpr int64_t kHeartbeatIntervalMs = 200;
 inline constexpr int64_t kHandshakeMs = 2000;  // ZMQ_HANDSHAKE_IVL
 // Frames of closed rounds that a server has not acted on yet; further ones are sent again later.

@@ -75,6 +75,9 @@ void BindServer(py::module_& m) {
            py::arg("boot_id"), py::arg("bind") = "tcp://127.0.0.1:*", py::arg("data_threads") = 1)
       .def_property_readonly("endpoints",
                              [](const ServerHandle& handle) { return handle.open().endpoints(); })
+      .def_property_readonly(
+          "chain_endpoints",
+          [](const ServerHandle& handle) { return handle.open().chain_endpoints(); })
       .def("start", &StartServer, py::arg("server_id"), py::arg("map_blob"), py::arg("scheduler"),
            py::arg("heard"))
       .def("stats", &ServerStats)

@@ -11,6 +11,7 @@ EmbeddedCluster::EmbeddedCluster(const std::vector<BootId>& boot_ids) {
 Status EmbeddedCluster::InstallMap(std::shared_ptr<const ClusterMap> map) {
   for (const auto& server : servers_) {
     if (Status status = server->InstallMap(map); !status.ok()) return status;
+    server->ForgetEndedSessions();
   }
   return {};
 }

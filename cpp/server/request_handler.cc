@@ -1,11 +1,13 @@
 #include "server/request_handler.h"
 
 #include <algorithm>
+#include <unordered_set>
 #include <utility>
 
 #include "base/limits.h"
 #include "kernels/kernels.h"
 #include "rules/initializer.h"
+#include "server/write_kinds.h"
 
 namespace fastps {
 namespace {
@@ -16,19 +18,6 @@ constexpr size_t kScanValuesGoal = size_t{4 << 20} / sizeof(float);
 void SetCode(PartResult* result, Code code) { result->code = static_cast<uint8_t>(code); }
 bool IsOk(const PartResult& result) { return result.code == static_cast<uint8_t>(Code::kOk); }
 
-Write::Kind KindOf(Op op) {
-  switch (op) {
-    case Op::kPush:
-      return Write::Kind::kPush;
-    case Op::kAssign:
-      return Write::Kind::kAssign;
-    case Op::kSetLr:
-      return Write::Kind::kSetLr;
-    default:
-      return Write::Kind::kRemove;
-  }
-}
-
 // Copies a vector into a pooled buffer, which can leave as a frame.
 template <class T>
 Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
@@ -37,14 +26,41 @@ Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
   return buffer;
 }
 
+// Serves what the map places here; for servers inside one process.
+class PlainRules final : public PartRules {
+ public:
+  explicit PlainRules(const ClusterMap& map) : map_(map) {}
+  Code Admit(Op, TableId table, ShardId shard, ViewNumber view) override {
+    return map_.FindTable(table)->views[shard.value].number == view ? Code::kOk : Code::kMoved;
+  }
+  void OnWritten(TableId, ShardId, size_t, const Write&, const WriteResult&) override {}
+
+ private:
+  const ClusterMap& map_;
+};
+
+enum class Role { kNone, kMember, kJoiner };
+
+Role RoleIn(const ShardView& view, ServerId self) {
+  if (view.HasMember(self)) return Role::kMember;
+  return view.joiner == self ? Role::kJoiner : Role::kNone;
+}
+
+// Whether what a server holds of a shard is of use under the next view. A member of a chain was a
+// member or filled before. Who is filled anew, or by another tail, starts empty.
+bool GoesOn(const ShardView& former, const ShardView& next, ServerId self) {
+  if (RoleIn(next, self) == Role::kMember) return true;
+  return RoleIn(former, self) == Role::kJoiner && former.number == next.number;
+}
+
 }  // namespace
 
 RequestHandler::RequestHandler(BootId boot_id)
     : boot_id_(boot_id),
-      snapshot_(
-          std::make_shared<const Snapshot>(Snapshot{std::make_shared<const ClusterMap>(), {}})) {}
+      snapshot_(std::make_shared<const Snapshot>(
+          Snapshot{std::make_shared<const ClusterMap>(), nullptr, {}})) {}
 
-std::shared_ptr<const RequestHandler::Snapshot> RequestHandler::snapshot() const {
+std::shared_ptr<const Snapshot> RequestHandler::snapshot() const {
   MutexLock lock(mutex_);
   return snapshot_;
 }
@@ -66,61 +82,91 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
   const std::shared_ptr<const Snapshot> former = snapshot();
   if (map->version <= former->map->version) return {};
   const auto self = std::ranges::find(map->servers, boot_id_, &ServerInfo::boot_id);
-  Snapshot next{map, {}};
+  Snapshot next{map, self == map->servers.end() ? nullptr : &*self, {}};
   for (const TableRoute& route : map->tables) {
     const auto known = former->tables.find(route.spec.id);
-    if (known != former->tables.end()) {
-      next.tables.emplace(*known);
+    const bool is_known = known != former->tables.end();
+    const TableRoute* const former_route = former->map->FindTable(route.spec.id);
+    if (next.self == nullptr || (is_known && former_route->views == route.views)) {
+      if (is_known) next.tables.emplace(*known);
       continue;
     }
-    if (self == map->servers.end()) continue;
     Status status;
-    std::shared_ptr<Table> table = MakeTable(route, self->id, &status);
+    std::shared_ptr<const ServedTable> table = MakeTable(
+        route, self->id, former_route, is_known ? known->second : nullptr, &status);
     if (!status.ok()) return status;
     next.tables.emplace(route.spec.id, std::move(table));
   }
   const auto installed = std::make_shared<const Snapshot>(std::move(next));
-  {
-    MutexLock lock(mutex_);
-    snapshot_ = installed;
-  }
-  // A request that came while the former map was in force may still be at work. So what the shards
-  // know of a session is kept for one map more: without it a repeat would be applied again.
-  const auto was_live = [&](SessionId session) {
-    return session > former->map->highest_session || former->map->HasSession(session);
-  };
-  for (const auto& [id, table] : installed->tables) {
-    for (const auto& shard : table->shards) {
-      if (shard != nullptr) shard->ForgetSessions(was_live);
-    }
-  }
+  MutexLock lock(mutex_);
+  snapshot_ = installed;
   return {};
 }
 
-std::shared_ptr<RequestHandler::Table> RequestHandler::MakeTable(const TableRoute& route,
-                                                                 ServerId self, Status* status) {
-  auto table = std::make_shared<Table>();
-  table->spec = route.spec;
-  *status = CheckInitializer(route.spec.initializer);
-  if (!status->ok()) return nullptr;
-  table->rule = MakeUpdateRule(route.spec.rule, ActiveKernels(), status);
-  if (table->rule == nullptr) return nullptr;
+std::shared_ptr<const ServedTable> RequestHandler::MakeTable(
+    const TableRoute& route, ServerId self, const TableRoute* former_route,
+    std::shared_ptr<const ServedTable> former, Status* status) {
+  auto table = std::make_shared<ServedTable>();
+  if (former != nullptr) {
+    table->spec = former->spec;
+    table->rule = former->rule;
+  } else {
+    table->spec = std::make_shared<const TableSpec>(route.spec);
+    *status = CheckInitializer(route.spec.initializer);
+    if (!status->ok()) return nullptr;
+    table->rule = MakeUpdateRule(route.spec.rule, ActiveKernels(), status);
+    if (table->rule == nullptr) return nullptr;
+  }
   table->shards.resize(route.spec.num_shards);
   for (uint32_t i = 0; i < route.spec.num_shards; ++i) {
-    if (route.views[i].HasMember(self)) table->shards[i] = MakeShard(*table, ShardId(i));
+    const ShardView& view = route.views[i];
+    if (RoleIn(view, self) == Role::kNone) continue;
+    const std::shared_ptr<Shard> held = former == nullptr ? nullptr : former->shards[i];
+    table->shards[i] = held != nullptr && GoesOn(former_route->views[i], view, self)
+                           ? held
+                           : MakeShard(*table, ShardId(i));
   }
   return table;
 }
 
-std::unique_ptr<Shard> RequestHandler::MakeShard(const Table& table, ShardId shard) {
-  std::unique_ptr<ShardData> data = table.spec.kind == TableKind::kSparse
-                                        ? MakeSparseShard(&table.spec, table.rule, &pages_)
-                                        : MakeDenseShard(&table.spec, shard, table.rule, &pages_);
-  const std::optional<RoundsSpec>& rounds = table.spec.rounds;
-  if (!rounds) return std::make_unique<Shard>(std::move(data));
-  std::shared_ptr<RoundBook>& book = books_[rounds->group];
+RoundBook& RequestHandler::BookOf(GroupId group) {
+  std::shared_ptr<RoundBook>& book = books_[group];
   if (book == nullptr) book = std::make_shared<RoundBook>();
-  return std::make_unique<Shard>(std::move(data), book, rounds->first);
+  return *book;
+}
+
+std::shared_ptr<Shard> RequestHandler::MakeShard(const ServedTable& table, ShardId shard) {
+  const TableSpec* const spec = table.spec.get();
+  std::unique_ptr<ShardData> data = spec->kind == TableKind::kSparse
+                                        ? MakeSparseShard(spec, table.rule, &pages_)
+                                        : MakeDenseShard(spec, shard, table.rule, &pages_);
+  std::unique_ptr<Shard> made;
+  if (spec->rounds) {
+    BookOf(spec->rounds->group);
+    made = std::make_unique<Shard>(std::move(data), books_[spec->rounds->group],
+                                   spec->rounds->first);
+  } else {
+    made = std::make_unique<Shard>(std::move(data));
+  }
+  // The shard's rows point at the spec.
+  struct Held {
+    std::shared_ptr<const TableSpec> spec;
+    std::unique_ptr<Shard> shard;
+  };
+  const auto held = std::make_shared<Held>(Held{table.spec, std::move(made)});
+  return std::shared_ptr<Shard>(held, held->shard.get());
+}
+
+void RequestHandler::ForgetEndedSessions() {
+  const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
+  const auto is_live = [&](SessionId session) {
+    return session > snapshot->map->highest_session || snapshot->map->HasSession(session);
+  };
+  for (const auto& [id, table] : snapshot->tables) {
+    for (const auto& shard : table->shards) {
+      if (shard != nullptr) shard->ForgetSessions(is_live);
+    }
+  }
 }
 
 void RequestHandler::CloseRounds(RoundsNotice notice) {
@@ -132,22 +178,26 @@ void RequestHandler::CloseRounds(RoundsNotice notice) {
   }
   const size_t n_known = std::min(heard() + 1 - notice.first_number, notice.rounds.size());
   const std::span<ClosedRound> news = std::span(notice.rounds).subspan(n_known);
-  std::unordered_map<GroupId, Round> last;
+  std::unordered_set<GroupId> groups;
   for (ClosedRound& closed : news) {
-    const auto book = books_.find(closed.group);
-    if (book == books_.end()) continue;  // no table of that group lies here
-    book->second->Close(closed.round, std::move(closed.members));
-    last[closed.group] = closed.round;
+    BookOf(closed.group).Close(closed.round, std::move(closed.members));
+    closed_.emplace_back(closed.group, closed.round);
+    groups.insert(closed.group);
   }
   for (const auto& [id, table] : snapshot->tables) {
-    if (!table->spec.rounds || !last.contains(table->spec.rounds->group)) continue;
+    if (!table->spec->rounds || !groups.contains(table->spec->rounds->group)) continue;
     for (const auto& shard : table->shards) {
       if (shard != nullptr) shard->FoldClosed();
     }
   }
-  // Tables that come later start behind these rounds.
-  for (const auto& [group, round] : last) books_[group]->Forget(round);
   heard_ += news.size();
+  // What all servers have, no copy of a shard that comes here lacks. Tables that come later start
+  // behind these rounds.
+  while (!closed_.empty() && heard() - closed_.size() < notice.forgotten) {
+    const auto [group, round] = closed_.front();
+    books_[group]->Forget(round);
+    closed_.pop_front();
+  }
 }
 
 Code RequestHandler::CheckMessage(const Request& request, const ClusterMap& map) const {
@@ -161,10 +211,9 @@ Code RequestHandler::CheckMessage(const Request& request, const ClusterMap& map)
 }
 
 std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& request,
-                                                            const Snapshot& snapshot,
-                                                            const Table& table,
+                                                            const ServedTable& table,
+                                                            PartRules& rules,
                                                             OwnedReply* reply) const {
-  const TableRoute* const route = snapshot.map->FindTable(request.table);
   std::vector<Part> parts;
   parts.reserve(request.parts.size());
   reply->parts.resize(request.parts.size());
@@ -180,13 +229,14 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
     keys_begin += header.n_keys;
     values_begin += header.n_values;
     reply->parts[i].shard = header.shard;
-    if (header.shard.value >= table.spec.num_shards) {
+    if (header.shard.value >= table.spec->num_shards) {
       SetCode(&reply->parts[i], Code::kShapeMismatch);
-    } else if (table.shards[header.shard.value] == nullptr ||
-               header.view != route->views[header.shard.value].number) {
+    } else if (table.shards[header.shard.value] == nullptr) {
       SetCode(&reply->parts[i], Code::kMoved);
     } else {
-      part.shard = table.shards[header.shard.value].get();
+      const Code code = rules.Admit(request.op, table.spec->id, header.shard, header.view);
+      SetCode(&reply->parts[i], code);
+      if (code == Code::kOk) part.shard = table.shards[header.shard.value].get();
     }
     parts.push_back(part);
   }
@@ -194,22 +244,28 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
 }
 
 void RequestHandler::Submit(const Request& request, ReplySink& replies) {
-  n_requests_.fetch_add(1, std::memory_order_relaxed);
   const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
+  PlainRules rules(*snapshot->map);
+  replies.OnReply(Handle(request, *snapshot, rules));
+}
+
+OwnedReply RequestHandler::Handle(const Request& request, const Snapshot& snapshot,
+                                  PartRules& rules) {
+  n_requests_.fetch_add(1, std::memory_order_relaxed);
   OwnedReply reply;
   reply.request_id = request.request_id;
-  reply.cluster_id = snapshot->map->cluster_id;
+  reply.cluster_id = snapshot.map->cluster_id;
   reply.boot_id = boot_id_;
-  reply.map_version = snapshot->map->version;
-  reply.code = CheckMessage(request, *snapshot->map);
-  const auto found = snapshot->tables.find(request.table);
-  if (reply.code == Code::kOk && found == snapshot->tables.end()) {
+  reply.map_version = snapshot.map->version;
+  reply.code = CheckMessage(request, *snapshot.map);
+  const auto found = snapshot.tables.find(request.table);
+  if (reply.code == Code::kOk && found == snapshot.tables.end()) {
     reply.code =
-        request.stamp.map_version > snapshot->map->version ? Code::kRetry : Code::kTableNotFound;
+        request.stamp.map_version > snapshot.map->version ? Code::kRetry : Code::kTableNotFound;
   }
   if (reply.code == Code::kOk) {
-    const Table& table = *found->second;
-    const std::vector<Part> parts = FindParts(request, *snapshot, table, &reply);
+    const ServedTable& table = *found->second;
+    const std::vector<Part> parts = FindParts(request, table, rules, &reply);
     switch (request.op) {
       case Op::kPull:
         HandlePull(parts, &reply);
@@ -218,7 +274,7 @@ void RequestHandler::Submit(const Request& request, ReplySink& replies) {
       case Op::kAssign:
       case Op::kRemove:
       case Op::kSetLr:
-        HandleWrite(request, parts, &reply);
+        HandleWrite(request, parts, rules, &reply);
         break;
       case Op::kContains:
         HandleContains(request, parts, &reply);
@@ -231,7 +287,7 @@ void RequestHandler::Submit(const Request& request, ReplySink& replies) {
         break;
     }
   }
-  replies.OnReply(std::move(reply));
+  return reply;
 }
 
 void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) {
@@ -266,13 +322,19 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
 }
 
 void RequestHandler::HandleWrite(const Request& request, std::span<const Part> parts,
-                                 OwnedReply* reply) {
+                                 PartRules& rules, OwnedReply* reply) {
   const Write::Kind kind = KindOf(request.op);
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
-    const WriteResult result =
-        parts[i].shard->Apply({kind, request.session, parts[i].header->sequence, parts[i].selection,
-                               parts[i].values, parts[i].key_set, parts[i].step});
+    const Write write{kind,
+                      request.session,
+                      parts[i].header->sequence,
+                      parts[i].selection,
+                      parts[i].values,
+                      parts[i].key_set,
+                      parts[i].step};
+    const WriteResult result = parts[i].shard->Apply(write);
+    rules.OnWritten(request.table, parts[i].header->shard, i, write, result);
     SetCode(&reply->parts[i], result.code);
     reply->parts[i].remembered = result.remembered;
     reply->parts[i].detail = result.detail;
@@ -299,7 +361,7 @@ void RequestHandler::HandleContains(const Request& request, std::span<const Part
 }
 
 void RequestHandler::HandleScan(const Request& request, std::span<const Part> parts,
-                                const Table& table, OwnedReply* reply) {
+                                const ServedTable& table, OwnedReply* reply) {
   if (parts.size() != 1 || parts[0].selection.size() != 1 || request.argument == 0) {
     reply->parts.clear();
     reply->code = Code::kMalformed;
@@ -313,7 +375,7 @@ void RequestHandler::HandleScan(const Request& request, std::span<const Part> pa
   }
   const size_t rows_max = std::min<size_t>(
       limits::kScanRowsMax,
-      std::max<size_t>(1, kScanValuesGoal / std::max<size_t>(table.spec.row_width, 1)));
+      std::max<size_t>(1, kScanValuesGoal / std::max<size_t>(table.spec->row_width, 1)));
   ScanBatch batch;
   parts[0].shard->Scan(parts[0].selection[0], std::min<size_t>(request.argument, rows_max), &batch);
   result.n_keys = static_cast<uint32_t>(batch.keys.size());

@@ -1,6 +1,7 @@
-// Server: the data threads of one server process. Each thread owns one ROUTER socket and serves the
-// shards whose number it has modulo the number of threads; a request is handled on the thread that
-// received it. Start and the destructor are called by one thread.
+// Server: the data threads of one server process. Each thread serves the shards whose number it has
+// modulo the number of threads; a request is handled on the thread that received it. It owns a
+// ROUTER socket for clients, one for predecessors in chains, and a DEALER socket to each thread of a
+// successor. Start and the destructor are called by one thread.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 
 #include "base/mutex.h"
 #include "base/status.h"
+#include "server/chain_node.h"
 #include "server/request_handler.h"
 #include "transport/control_link.h"
 #include "transport/waker.h"
@@ -30,8 +32,9 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Where each data thread listens.
+  // Where each data thread listens, for clients and for other servers.
   const std::vector<std::string>& endpoints() const { return endpoints_; }
+  const std::vector<std::string>& chain_endpoints() const { return chain_endpoints_; }
 
   // Installs the first map, then starts the data threads and the heartbeats to `scheduler`.
   // `heard`: the number of the newest closed round when this server was registered.
@@ -43,16 +46,28 @@ class Server {
 
  private:
   Server(const ZmqRuntime& runtime, BootId boot_id) : runtime_(runtime), handler_(boot_id) {}
-  void RunDataThread(ZmqSocket* socket);
+  // What a data thread told last of the chains of its shards.
+  struct Told {
+    MapVersion map_version;
+    Report report;
+  };
+
+  void RunDataThread(size_t thread);
   void RunInstaller();
+  void WakeDataThreads();
+  void Tell(size_t thread, ChainNode& node);
+  std::string ReportFrame(ServerId id, ClusterId cluster_id);
+  MapVersion MapVersionInUse();
 
   const ZmqRuntime& runtime_;
   RequestHandler handler_;
   std::vector<std::string> endpoints_;
-  std::vector<ZmqSocket> sockets_;  // each used by its thread alone once started
+  std::vector<std::string> chain_endpoints_;
+  std::vector<ZmqSocket> sockets_;  // each used by its thread alone once started, as
+  std::vector<ZmqSocket> chain_sockets_;
+  std::vector<std::unique_ptr<Waker>> wakers_;  // a newer map is there, or the server stops
   std::atomic<bool> stopping_{false};
   std::atomic<uint64_t> n_refused_{0};  // messages that could not be decoded
-  Waker waker_;  // never cleared: once awake, every thread stays awake until it stops
   std::vector<std::thread> threads_;
 
   // What waits for the installer, the newest map and closed rounds: filling the initial values of a
@@ -61,6 +76,7 @@ class Server {
   std::condition_variable_any news_came_;
   std::shared_ptr<const ClusterMap> next_map_ FASTPS_GUARDED_BY(mutex_);
   std::vector<RoundsNotice> next_rounds_ FASTPS_GUARDED_BY(mutex_);
+  std::vector<Told> told_ FASTPS_GUARDED_BY(mutex_);  // by data thread
 
   std::unique_ptr<ControlLink> control_link_;
 };

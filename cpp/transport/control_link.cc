@@ -12,12 +12,14 @@ namespace fastps {
 ControlLink::ControlLink(const ZmqRuntime& runtime, std::string scheduler,
                          std::function<Heartbeat()> heartbeat,
                          std::function<void(std::shared_ptr<const ClusterMap>)> on_map,
-                         std::function<void(Bytes frame)> on_notice)
+                         std::function<void(Bytes frame)> on_notice,
+                         std::function<std::string()> report)
     : runtime_(runtime),
       scheduler_(std::move(scheduler)),
       heartbeat_(std::move(heartbeat)),
       on_map_(std::move(on_map)),
       on_notice_(std::move(on_notice)),
+      report_(std::move(report)),
       thread_([this] { Run(); }) {}
 
 ControlLink::~ControlLink() {
@@ -36,9 +38,11 @@ void ControlLink::Run() {
   while (!stopping_) {
     const int64_t now_ms = NowMs();
     if (now_ms >= next_heartbeat_ms) {
-      const std::string frame = EncodeHeartbeat(heartbeat_());
-      const OutFrame out{std::as_bytes(std::span(frame)), {}};
-      socket.Send({&out, 1});  // lost ones are followed by the next
+      for (const std::string& frame :
+           {EncodeHeartbeat(heartbeat_()), report_ ? report_() : std::string()}) {
+        const OutFrame out{std::as_bytes(std::span(frame)), {}};
+        if (!frame.empty()) (void)socket.Send({&out, 1});  // lost ones are followed by the next
+      }
       next_heartbeat_ms = now_ms + limits::kHeartbeatIntervalMs;
     }
     ZmqPollItem items[] = {{socket.raw(), 0, kZmqPollIn, 0}, {nullptr, waker_.fd(), kZmqPollIn, 0}};

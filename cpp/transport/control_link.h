@@ -17,12 +17,14 @@ namespace fastps {
 
 class ControlLink {
  public:
-  // The callbacks run on the link's thread. `on_map` gets decoded maps, older ones too; `on_notice`
+  // The callbacks run on the link's thread. `report` gives one more frame to send with each
+  // heartbeat, or none when it is empty. `on_map` gets decoded maps, older ones too; `on_notice`
   // gets frames that are no maps, from whomever.
   ControlLink(const ZmqRuntime& runtime, std::string scheduler,
               std::function<Heartbeat()> heartbeat,
               std::function<void(std::shared_ptr<const ClusterMap>)> on_map,
-              std::function<void(Bytes frame)> on_notice);
+              std::function<void(Bytes frame)> on_notice,
+              std::function<std::string()> report = {});
   ~ControlLink();  // stops the thread
 
   // Sends a heartbeat now, beside those at their times. Any thread.
@@ -40,6 +42,7 @@ class ControlLink {
   std::function<Heartbeat()> heartbeat_;
   const std::function<void(std::shared_ptr<const ClusterMap>)> on_map_;
   const std::function<void(Bytes)> on_notice_;
+  const std::function<std::string()> report_;
   Waker waker_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;  // last: it uses all of the above
