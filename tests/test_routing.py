@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -95,17 +96,33 @@ def test_parts_of_rows_within_blocks_make_up_the_table(
 # ---- Shard plans
 
 
-def cluster_map(placement: list[int], endpoints: dict[int, int], **table: Any) -> dict[str, Any]:
-    """A map of one table; `endpoints` tells the number of data threads of each server."""
+def cluster_map(
+    chains: Sequence[int | Sequence[int]],
+    endpoints: dict[int, int],
+    *,
+    version: int = 1,
+    views: Sequence[int] | None = None,
+    lost: Collection[int] = (),
+    **table: Any,
+) -> dict[str, Any]:
+    """A map of one table: each shard's chain, or its one server, and the threads of each server."""
+    numbers = views or [10 + shard for shard in range(len(chains))]
+    members = [[chain] if isinstance(chain, int) else list(chain) for chain in chains]
     return {
         "cluster_id": 1,
         "epoch": 1,
         "incarnation": 1,
-        "version": 1,
+        "version": version,
         "highest_session": 1,
         "sessions": [1],
         "servers": [
-            (server, bytes(16), False, [f"tcp://127.0.0.1:{7000 + i}" for i in range(n)])
+            (
+                server,
+                bytes(16),
+                server in lost,
+                [f"tcp://127.0.0.1:{7000 + i}" for i in range(n)],
+                [],
+            )
             for server, n in sorted(endpoints.items())
         ],
         "tables": [
@@ -115,11 +132,14 @@ def cluster_map(placement: list[int], endpoints: dict[int, int], **table: Any) -
                 "kind": "sparse",
                 "row_width": 1,
                 "n_rows": 0,
-                "num_shards": len(placement),
+                "num_shards": len(chains),
+                "replication": max(len(chain) for chain in members),
                 "rule": (1, []),
                 "initializer": (1, 0, 0.0, 0.0),
-                "placement": placement,
-                "views": [10 + shard for shard in range(len(placement))],
+                "views": [
+                    (number, chain, False, False, None)
+                    for number, chain in zip(numbers, members, strict=True)
+                ],
                 **table,
             }
         ],
@@ -142,6 +162,19 @@ def test_a_plan_orders_the_shards_by_lane(endpoints: dict[int, int], data: Any) 
     assert [plan.shard_of_rank[rank] for rank in plan.rank_of_shard] == list(range(n))
     lanes = [plan.lanes[lane] for lane in plan.lane_of_rank]
     assert lanes == [lane_of_shard[shard] for shard in plan.shard_of_rank]
+
+
+@given(st.dictionaries(st.integers(0, 9), st.integers(1, 4), min_size=1), st.data())
+@settings(deadline=None)
+def test_writes_go_to_the_head_and_reads_to_the_tail(endpoints: dict[int, int], data: Any) -> None:
+    servers = st.lists(st.sampled_from(sorted(endpoints)), min_size=1, max_size=3, unique=True)
+    chains = data.draw(st.lists(servers, min_size=1, max_size=20))
+    for writes, end in ((True, 0), (False, -1)):
+        plan = _core_test.ShardPlan(cluster_map(chains, endpoints), 5, writes=writes)
+        for shard, chain in enumerate(chains):
+            lane = plan.lanes[plan.lane_of_rank[plan.rank_of_shard[shard]]]
+            assert lane == (chain[end], shard % endpoints[chain[end]])
+        assert plan.serves_both == all(len(chain) == 1 for chain in chains)
 
 
 def test_a_plan_of_an_unknown_table_is_none() -> None:

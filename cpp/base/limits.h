@@ -56,8 +56,10 @@ static_assert(kClientBytesInFlightMax >= 2 * kLaneBytesInFlightMax);
 // Doubles up to the maximum while the silence lasts.
 inline constexpr int64_t kResendAfterMs = 2000;
 inline constexpr int64_t kResendAfterMsMax = 16000;
-// A RETRY answer is sent again after this pause.
+// A RETRY answer is sent again after this pause. It doubles up to the maximum while the answers
+// stay so: a view change takes longer, and asking costs the server.
 inline constexpr int64_t kRetryPauseMs = 1;
+inline constexpr int64_t kRetryPauseMsMax = 16;
 
 // Entries that a data thread keeps for its successors; beyond, writes are to be sent again later.
 inline constexpr size_t kChainBytesKeptMax = size_t{256} << 20;

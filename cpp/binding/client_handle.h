@@ -84,7 +84,7 @@ class ClientHandle {
   }
 
   Ticket StartPull(uint32_t table, const Keys& keys, const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kPull);
     Floats rows({keys.size(), Width(*plan)});
     CallArrays arrays;
     arrays.rows = rows.mutable_data();
@@ -92,7 +92,7 @@ class ClientHandle {
   }
 
   Ticket StartSetPull(uint32_t table, KeySet& keys, const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kPull);
     Floats rows({static_cast<py::ssize_t>(keys.keys().size()), Width(*plan)});
     CallArrays arrays;
     arrays.rows = rows.mutable_data();
@@ -100,7 +100,7 @@ class ClientHandle {
   }
 
   Ticket StartSetPush(uint32_t table, KeySet& keys, const Floats& gradients, const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kPush);
     CheckValues(gradients, static_cast<py::ssize_t>(keys.keys().size()) * Width(*plan));
     CallArrays arrays;
     arrays.values = gradients.data();
@@ -109,7 +109,7 @@ class ClientHandle {
 
   Ticket StartWrite(Op op, uint32_t table, const Keys& keys, const Floats& values,
                     const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, op);
     CheckValues(values, keys.size() * Width(*plan));
     CallArrays arrays;
     arrays.values = values.data();
@@ -117,7 +117,7 @@ class ClientHandle {
   }
 
   Ticket StartDensePull(uint32_t table, const MaybeRows& rows, const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kPull);
     Floats values({RowCount(*plan, rows), Width(*plan)});
     CallArrays arrays;
     arrays.rows = values.mutable_data();
@@ -126,7 +126,7 @@ class ClientHandle {
 
   Ticket StartDenseWrite(Op op, uint32_t table, const MaybeRows& rows, const Floats& values,
                          const Turn& turn) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, op);
     CheckValues(values, RowCount(*plan, rows) * Width(*plan));
     CallArrays arrays;
     arrays.values = values.data();
@@ -134,7 +134,7 @@ class ClientHandle {
   }
 
   py::object Contains(uint32_t table, const Keys& keys, double timeout) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kContains);
     py::array_t<bool> flags(keys.size());
     CallArrays arrays;
     static_assert(sizeof(bool) == sizeof(uint8_t));
@@ -144,7 +144,8 @@ class ClientHandle {
   }
 
   py::object Remove(uint32_t table, const Keys& keys, double timeout, uint64_t step) {
-    return Start(Op::kRemove, PlanOf(table), KeysOf(keys), {}, py::none(), Blocking(timeout, step))
+    return Start(Op::kRemove, PlanOf(table, Op::kRemove), KeysOf(keys), {}, py::none(),
+                 Blocking(timeout, step))
         .Result(timeout);
   }
 
@@ -155,7 +156,7 @@ class ClientHandle {
     const Floats value(1, &lr);  // lives until a write that timed out has copied it
     CallArrays arrays;
     arrays.values = value.data();
-    Start(Op::kSetLr, PlanOf(table), make, arrays, py::none(), Blocking(timeout, step))
+    Start(Op::kSetLr, PlanOf(table, Op::kSetLr), make, arrays, py::none(), Blocking(timeout, step))
         .Result(timeout);
   }
 
@@ -163,13 +164,13 @@ class ClientHandle {
     const auto make = [](const ShardPlan& plan, BufferPool&, Status*) {
       return MakeShardBatch(plan);
     };
-    return Start(Op::kStats, PlanOf(table), make, {}, py::none(), Blocking(timeout))
+    return Start(Op::kStats, PlanOf(table, Op::kStats), make, {}, py::none(), Blocking(timeout))
         .Result(timeout);
   }
 
   py::object Scan(uint32_t table, uint32_t shard, uint64_t cursor, uint32_t rows_max,
                   double timeout) {
-    const auto plan = PlanOf(table);
+    const auto plan = PlanOf(table, Op::kScan);
     if (shard >= plan->spec().num_shards) ThrowNamed("ValueRangeError", "no such shard");
     const auto make = [&](const ShardPlan& p, BufferPool& buffers, Status*) {
       return MakeScanBatch(p, ShardId(shard), cursor, buffers);
@@ -244,8 +245,8 @@ class ClientHandle {
   }
 
  private:
-  std::shared_ptr<const ShardPlan> PlanOf(uint32_t table) const {
-    auto plan = client_->PlanOf(TableId(table));
+  std::shared_ptr<const ShardPlan> PlanOf(uint32_t table, Op op) const {
+    auto plan = client_->PlanOf(TableId(table), UseOf(op));
     if (plan == nullptr) {
       ThrowNamed("TableNotFoundError",
                  "table " + std::to_string(table) + " is not in the cluster map; it was dropped");

@@ -15,7 +15,10 @@
 
 namespace fastps {
 
-// One message to be sent: parts whose keys lie side by side in the batch.
+// One message to be sent: parts whose keys lie side by side in the batch. Those of one shard follow
+// each other. `set_part` of a part of a sparse table numbers the slices of its shard from 1: that
+// follows from the list of keys alone, not from where the shards lie, so within a shard it names
+// the same keys in every plan.
 struct PlannedMessage {
   uint32_t lane = 0;  // index into ShardPlan::lanes
   std::vector<PartHeader> parts;

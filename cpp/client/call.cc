@@ -15,6 +15,8 @@ bool IsOk(Code code) { return code == Code::kOk || code == Code::kDuplicate; }
 Status StatusOf(Code code, const TableSpec& spec) {
   const std::string table = "table '" + spec.name + "': ";
   switch (code) {
+    case Code::kMalformed:
+      return Status(code, table + "the answers do not fit the request");
     case Code::kTableNotFound:
       return Status(code, table + "the server has no such table; it was dropped");
     case Code::kShapeMismatch:
@@ -40,10 +42,8 @@ std::vector<PartHeader> Call::PartsOf(size_t message) const {
   if (!CarriesValues(op_)) {
     for (PartHeader& part : parts) part.n_values = 0;
   }
-  if (key_set_ != nullptr && key_set_->worth_sending()) {
-    for (size_t i = 0; i < parts.size(); ++i) {
-      parts[i].set_part = key_set_->FirstPart(message) + static_cast<uint32_t>(i);
-    }
+  if (!NamesKeySet()) {
+    for (PartHeader& part : parts) part.set_part = 0;
   }
   return parts;
 }
@@ -60,31 +60,33 @@ Buffer Call::GatherValues(size_t message, BufferPool& buffers) const {
   return values;
 }
 
-Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
+Call::Verdict Call::VerdictOn(const Reply& reply, size_t n_parts) {
   if (IsRetriable(reply.code)) return Verdict::kAgain;
+  if (!IsOk(reply.code) || reply.parts.size() != n_parts) return Verdict::kDone;
+  // A part that must go again takes the message with it: the server answers the others as repeats.
+  Verdict verdict = Verdict::kDone;
+  for (const PartResult& part : reply.parts) {
+    const Code code = static_cast<Code>(part.code);
+    if (code == Code::kNeedKeys) return Verdict::kNeedKeys;
+    if (IsRetriable(code)) verdict = Verdict::kAgain;
+  }
+  return verdict;
+}
+
+Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
+  const size_t n_parts = batch_->messages()[message].parts.size();
+  const Verdict verdict = VerdictOn(reply, n_parts);
+  if (verdict == Verdict::kNeedKeys) ForgetKeySet(message);
+  if (verdict != Verdict::kDone) return verdict;
   if (!IsOk(reply.code)) {
     FailMessage(message, StatusOf(reply.code, plan_->spec()));
     return Verdict::kDone;
   }
-  const PlannedMessage& planned = batch_->messages()[message];
-  if (reply.parts.size() != planned.parts.size()) {
+  if (reply.parts.size() != n_parts) {
     FailMessage(message,
                 Status(Code::kMalformed, "a reply has " + std::to_string(reply.parts.size()) +
-                                             " parts, the request had " +
-                                             std::to_string(planned.parts.size())));
+                                             " parts, the request had " + std::to_string(n_parts)));
     return Verdict::kDone;
-  }
-  bool all_remembered = true;
-  for (const PartResult& part : reply.parts) {
-    if (static_cast<Code>(part.code) == Code::kNeedKeys) {
-      ForgetKeySet(message);
-      return Verdict::kNeedKeys;
-    }
-    all_remembered = all_remembered && part.remembered != 0;
-  }
-  // A part that must go again takes the message with it: the server answers the others as repeats.
-  for (const PartResult& part : reply.parts) {
-    if (IsRetriable(static_cast<Code>(part.code))) return Verdict::kAgain;
   }
   for (const PartResult& part : reply.parts) {
     const Code code = static_cast<Code>(part.code);
@@ -93,6 +95,8 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
     return Verdict::kDone;
   }
   if (op_ == Op::kPush) CountLate(reply);
+  const bool all_remembered =
+      std::ranges::all_of(reply.parts, [](const PartResult& part) { return part.remembered != 0; });
   if (key_set_ != nullptr && all_remembered && !reply.parts.empty()) key_set_->SetKnown(message);
   if (!detached_) TakeResults(message, reply);
   --n_open_;
@@ -148,16 +152,17 @@ void Call::TakeResults(size_t message, const Reply& reply) {
   }
 }
 
-void Call::FailMessage(size_t message, const Status& status) {
-  if (status.code() == Code::kSessionEnded && session_refused != nullptr) *session_refused = true;
-  if (status.code() == Code::kServerLost) {
-    const PlannedMessage& planned = batch_->messages()[message];
-    for (const PartHeader& part : planned.parts) lost_shards_.push_back(part.shard);
-    const ServerId server = plan_->lanes[planned.lane].server;
+void Call::NameLost(ShardId shard, std::span<const ServerId> members) {
+  lost_shards_.push_back(shard);
+  for (const ServerId server : members) {
     if (std::ranges::find(lost_servers_, server) == lost_servers_.end()) {
       lost_servers_.push_back(server);
     }
   }
+}
+
+void Call::FailMessage(size_t /*message*/, const Status& status) {
+  if (status.code() == Code::kSessionEnded && session_refused != nullptr) *session_refused = true;
   Fail(status);
   --n_open_;
 }

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,8 @@
 #include "wire/message.h"
 
 namespace fastps {
+
+constexpr Use UseOf(Op op) { return IsWrite(op) ? Use::kWrite : Use::kRead; }
 
 // Where the caller's arrays lie. They must live until the call ends or is detached.
 struct CallArrays {
@@ -61,8 +64,8 @@ class Call {
   std::vector<PartHeader> PartsOf(size_t message) const;
   // Whether the keys of a message may be left out: the server is thought to know them.
   bool MayOmitKeys(size_t message) const {
-    // A push that waits for its round needs its keys then.
-    if (op_ == Op::kPush && plan_->spec().rounds) return false;
+    // A push that waits for its round needs its keys then, and one that goes on down a chain there.
+    if (op_ == Op::kPush && (plan_->spec().rounds || IsReplicated())) return false;
     return key_set_ != nullptr && key_set_->worth_sending() && key_set_->IsKnown(message);
   }
   // The server does not know them after all.
@@ -81,9 +84,13 @@ class Call {
     kAgain,     // the same content is to be sent again after a pause
     kNeedKeys,  // the same content is to be sent again at once, its keys with it
   };
+  // What the reply to a message of `n_parts` parts, or to a piece of one, comes to.
+  static Verdict VerdictOn(const Reply& reply, size_t n_parts);
   // Takes the reply to one message: fills arrays and results.
   Verdict OnReply(size_t message, const Reply& reply);
 
+  // Every copy of a shard of this call is lost; `members` held it. Its message is to fail.
+  void NameLost(ShardId shard, std::span<const ServerId> members);
   // Ends a message without a reply.
   void FailMessage(size_t message, const Status& status);
   // Ends all messages that are still open. Requires: one has failed.
@@ -110,6 +117,12 @@ class Call {
   std::shared_ptr<std::atomic<bool>> session_refused;
 
  private:
+  bool IsReplicated() const { return plan_->spec().replication > 1; }
+  bool NamesKeySet() const {
+    // The head of a chain answers no pulls: nothing is gained there by remembering places.
+    if (op_ == Op::kPush && IsReplicated()) return false;
+    return key_set_ != nullptr && key_set_->worth_sending();
+  }
   void CountLate(const Reply& reply);
   void TakeResults(size_t message, const Reply& reply);
   void Fail(Status status);

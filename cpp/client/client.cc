@@ -17,7 +17,7 @@ Status ClosedStatus() { return Status(Code::kClosed, "the client was closed"); }
 Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uint64_t clock,
                std::shared_ptr<const ClusterMap> map, const std::string& scheduler)
     : runtime_(&runtime), session_(session), clock_(clock), map_(std::move(map)) {
-  lanes_.emplace(runtime, *buffers_, session);
+  lanes_.emplace(runtime, *buffers_, session, map_);
   const ClusterId cluster_id = map_->cluster_id;
   const Incarnation incarnation = map_->incarnation;
   const auto heartbeat = [this, boot_id, cluster_id, incarnation] {
@@ -58,7 +58,7 @@ void Client::Close() {
   {
     MutexLock lock(mutex_);
     closed_ = true;
-    if (lanes_) lanes_->FailAll(ClosedStatus());
+    if (lanes_) lanes_->traffic().FailAll(ClosedStatus());
     StartGated();
     background.swap(background_thread_);
     control_link.swap(control_link_);
@@ -78,20 +78,26 @@ void Client::InstallMap(std::shared_ptr<const ClusterMap> map) {
   map_ = std::move(map);
   plans_.clear();
   session_ended_ = session_ <= map_->highest_session && !map_->HasSession(session_);
-  if (leading_) {
-    lanes_changed_ = true;
-    waker_.Wake();
-  } else if (lanes_) {
-    EndLostLanes();
+  if (lanes_) {
+    if (const Status open = OpenStatus(); open.ok()) {
+      lanes_->traffic().Replan(map_);
+    } else {
+      lanes_->traffic().FailAll(open);
+    }
   }
+  if (leading_) waker_.Wake();  // there may be something to send
   StartGated();
   changed_.notify_all();
 }
 
-std::shared_ptr<const ShardPlan> Client::PlanOf(TableId table) {
+std::shared_ptr<const ShardPlan> Client::PlanOf(TableId table, Use use) {
   MutexLock lock(mutex_);
-  std::shared_ptr<const ShardPlan>& plan = plans_[table];
-  if (plan == nullptr) plan = ShardPlan::Make(map_, table);
+  std::shared_ptr<const ShardPlan>& plan = plans_[{table, use}];
+  if (plan == nullptr) plan = ShardPlan::Make(map_, table, use);
+  if (plan != nullptr && plan->serves_both) {
+    const Use other = use == Use::kRead ? Use::kWrite : Use::kRead;
+    plans_[{table, other}] = plan;
+  }
   return plan;
 }
 
@@ -152,8 +158,8 @@ void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadlin
 }
 
 void Client::StartNow(const std::shared_ptr<Call>& call, std::vector<Buffer> values, Mode mode) {
-  if (FailOnLostServers(*call)) return;
-  lanes_->Enqueue(call, std::move(values));
+  if (lanes_->traffic().FailIfLost(*call)) return;
+  lanes_->traffic().Enqueue(call, std::move(values));
   if (mode == Mode::kAsync) {
     background_.push_back(call);
     NeedBackgroundThread();
@@ -164,22 +170,6 @@ void Client::StartNow(const std::shared_ptr<Call>& call, std::vector<Buffer> val
     lanes_->SendQueued(NowMs());
     if (mode == Mode::kAsync) changed_.notify_all();
   }
-}
-
-bool Client::FailOnLostServers(Call& call) {
-  const auto messages = call.batch().messages();
-  std::vector<bool> lost(messages.size());
-  bool any_lost = false;
-  for (size_t i = 0; i < messages.size(); ++i) {
-    lost[i] = IsLost(call.plan().lanes[messages[i].lane].server);
-    any_lost = any_lost || lost[i];
-  }
-  if (!any_lost) return false;
-  for (size_t i = 0; i < messages.size(); ++i) {
-    if (lost[i]) call.FailMessage(i, LostStatus());
-  }
-  call.FailRest();
-  return true;
 }
 
 void Client::Lead(MutexLock& lock, int64_t deadline_ms) {
@@ -199,25 +189,11 @@ void Client::Lead(MutexLock& lock, int64_t deadline_ms) {
   now_ms = NowMs();
   lanes_->ReceiveReplies(items, now_ms);
   lanes_->RestartSilent(now_ms);
-  if (lanes_changed_) EndLostLanes();
-  if (closed_) lanes_->FailAll(ClosedStatus());
+  if (closed_) lanes_->traffic().FailAll(ClosedStatus());
   lanes_->SendQueued(now_ms);
   TellHeldSteps();
   leading_ = false;
   changed_.notify_all();
-}
-
-void Client::EndLostLanes() {
-  lanes_changed_ = false;
-  lanes_->EndWhere(
-      [this](ServerId server) { return IsLost(server) ? LostStatus() : OpenStatus(); });
-}
-
-Status Client::LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
-
-bool Client::IsLost(ServerId server) const {
-  const ServerInfo* const info = map_->FindServer(server);
-  return info == nullptr || info->lost;
 }
 
 bool Client::SleepSlice(MutexLock& lock, int64_t deadline_ms) {
@@ -257,7 +233,7 @@ bool Client::WaitForRoom(int64_t deadline_ms) {
   if (runtime_ == nullptr) return true;
   MutexLock lock(mutex_);
   return WaitUntil(lock, deadline_ms, [this] {
-    const size_t bytes = lanes_->bytes_in_flight() + gated_bytes_;
+    const size_t bytes = lanes_->traffic().bytes_in_flight() + gated_bytes_;
     return closed_ || bytes < limits::kClientBytesInFlightMax;
   });
 }
@@ -281,7 +257,7 @@ void Client::Detach(Call& call) {
     call.Detach();
     return;
   }
-  lanes_->GatherQueued(call);
+  lanes_->traffic().GatherQueued(call);
   call.Detach();
   const auto open = std::ranges::find_if(writes_, [&](const auto& w) { return w.get() == &call; });
   if (open != writes_.end()) {

@@ -10,12 +10,13 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <thread>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -72,8 +73,8 @@ class Client {
   // Waits until `gate` is open; false when `deadline_ms` came first. Not Ok once the session ended.
   bool WaitForGate(const Gate& gate, int64_t deadline_ms, Status* status);
 
-  // How the shards of `table` lie now; null when the map has no such table.
-  std::shared_ptr<const ShardPlan> PlanOf(TableId table);
+  // How the shards of `table` lie now for `use`; null when the map has no such table.
+  std::shared_ptr<const ShardPlan> PlanOf(TableId table, Use use);
 
   BufferPool& buffers() { return *buffers_; }
 
@@ -118,14 +119,9 @@ class Client {
 
  private:
   Status OpenStatus() const FASTPS_REQUIRES(mutex_);
-  static Status LostStatus();
-  bool IsLost(ServerId server) const FASTPS_REQUIRES(mutex_);
-  bool FailOnLostServers(Call& call) FASTPS_REQUIRES(mutex_);
   // One round of the leader's work: send, wait for answers without the mutex, take them.
   // Requires: nobody leads.
   void Lead(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
-  // Requires: the caller leads, or nobody does.
-  void EndLostLanes() FASTPS_REQUIRES(mutex_);
   void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
   // Waits until `done()`, which the mutex guards; leads while nobody does. False: the deadline
   // came.
@@ -180,8 +176,7 @@ class Client {
   bool leading_ FASTPS_GUARDED_BY(mutex_) = false;
   bool closed_ FASTPS_GUARDED_BY(mutex_) = false;
   bool session_ended_ FASTPS_GUARDED_BY(mutex_) = false;
-  bool lanes_changed_ FASTPS_GUARDED_BY(mutex_) = false;  // a newer map is to be acted on
-  ClockNotice told_ FASTPS_GUARDED_BY(mutex_);            // the newest
+  ClockNotice told_ FASTPS_GUARDED_BY(mutex_);  // the newest
   uint64_t clock_ FASTPS_GUARDED_BY(mutex_) = 0;
   uint64_t busy_us_ FASTPS_GUARDED_BY(mutex_) = 0;
   uint64_t told_clock_ FASTPS_GUARDED_BY(mutex_) = 0;  // that the scheduler was told
@@ -190,7 +185,8 @@ class Client {
   size_t gated_bytes_ FASTPS_GUARDED_BY(mutex_) = 0;         // of their values
   const Call* running_ FASTPS_GUARDED_BY(mutex_) = nullptr;  // embedded: a gated call
   std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
-  std::unordered_map<TableId, std::shared_ptr<const ShardPlan>> plans_ FASTPS_GUARDED_BY(mutex_);
+  std::map<std::pair<TableId, Use>, std::shared_ptr<const ShardPlan>> plans_
+      FASTPS_GUARDED_BY(mutex_);
   std::optional<Lanes> lanes_ FASTPS_GUARDED_BY(mutex_);                 // none when embedded
   std::vector<std::shared_ptr<Call>> writes_ FASTPS_GUARDED_BY(mutex_);  // open, or failed unseen
   std::vector<std::shared_ptr<Call>> pulls_ FASTPS_GUARDED_BY(mutex_);   // open, of a step

@@ -21,6 +21,13 @@ OwnedReply Ask(RequestSink& sink, const Request& request) {
   return std::move(direct.reply);
 }
 
+Request RequestOfMessage(const Call& call, size_t index, SessionId session, BootId boot_id,
+                         std::span<const PartHeader> parts, const Buffer& values) {
+  const PlannedMessage& planned = call.batch().messages()[index];
+  const auto keys = call.batch().keys().As<Key>().subspan(planned.keys_begin, planned.n_keys);
+  return RequestOf(call, StampOf(*call.plan().map, boot_id), session, parts, keys, values);
+}
+
 // Asks again for those parts of a write that were not taken: one that was would be applied twice,
 // without sequences.
 void AskForRest(RequestSink& sink, const Request& whole, OwnedReply* reply) {
@@ -76,11 +83,12 @@ void Client::RunGated(MutexLock& lock) {
 OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, RequestSink& sink,
                                   const Buffer& values) const {
   const std::vector<PartHeader> parts = call.PartsOf(index);
-  const Request whole = RequestOf(call, index, session_, boot_id, parts, values);
+  const Request whole = RequestOfMessage(call, index, session_, boot_id, parts, values);
   if (!call.MayOmitKeys(index)) return Ask(sink, whole);
   std::vector<PartHeader> without_keys = parts;
   OmitKeys(&without_keys);
-  OwnedReply reply = Ask(sink, RequestOf(call, index, session_, boot_id, without_keys, values));
+  OwnedReply reply =
+      Ask(sink, RequestOfMessage(call, index, session_, boot_id, without_keys, values));
   const bool forgotten = std::ranges::any_of(reply.parts, [](const PartResult& part) {
     return static_cast<Code>(part.code) == Code::kNeedKeys;
   });
@@ -107,7 +115,10 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
     const BootId boot_id = call.plan().map->FindServer(server)->boot_id;
     RequestSink* const sink = find_sink_(boot_id);
     if (sink == nullptr) {
-      call.FailMessage(i, LostStatus());
+      for (const PartHeader& part : messages[i].parts) {
+        call.NameLost(part.shard, call.plan().route->views[part.shard.value].chain());
+      }
+      call.FailMessage(i, Status(Code::kServerLost, "every copy of the shard is lost"));
       continue;
     }
     const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];
@@ -121,7 +132,7 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
       if (IsWrite(call.op()) && !reply.parts.empty()) {
         const std::vector<PartHeader> parts = call.PartsOf(i);
-        AskForRest(*sink, RequestOf(call, i, session_, boot_id, parts, values), &reply);
+        AskForRest(*sink, RequestOfMessage(call, i, session_, boot_id, parts, values), &reply);
       } else {
         reply = SubmitEmbedded(call, i, boot_id, *sink, values);
       }

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/limits.h"
 
 namespace fastps {
 
@@ -12,9 +11,24 @@ OutMessage* InFlight::NextToSend(int64_t now_ms) const {
   if (queued_.empty() || now_ms < pause_until_ms_) return nullptr;
   OutMessage* const next = queued_.begin()->second.get();
   if (sent_.empty()) return next;  // one message may always go, whatever its size
-  const bool room = sent_.size() < limits::kMessagesInFlightPerLaneMax &&
-                    sent_bytes_ + next->bytes() <= limits::kLaneBytesInFlightMax;
-  return room ? next : nullptr;
+  return HasRoomFor(*next) ? next : nullptr;
+}
+
+bool InFlight::HasRoomFor(const OutMessage& next) const {
+  if (sent_.size() >= limits::kMessagesInFlightPerLaneMax ||
+      sent_bytes_ + next.bytes() > limits::kLaneBytesInFlightMax) {
+    return false;
+  }
+  if (next.was_sent) return true;
+  // Answers may overtake each other: a server holds one back until all shards of the message have
+  // it safe. The window alone would let any number of later writes pass the one that waits, and its
+  // shard remembers only so many answers.
+  return std::ranges::none_of(sent_, [&](const auto& entry) {
+    const OutMessage& waiting = *entry.second;
+    return waiting.number < next.number &&
+           waiting.n_shard_writes + waiting.n_passed + next.n_shard_writes >
+               limits::kWritesInFlightPerShardMax;
+  });
 }
 
 void InFlight::OnSent(RequestId id, int64_t now_ms) {
@@ -24,8 +38,15 @@ void InFlight::OnSent(RequestId id, int64_t now_ms) {
     if (resend_after_ms_ == 0) resend_after_ms_ = limits::kResendAfterMs;
   }
   auto first = queued_.extract(queued_.begin());
-  queued_bytes_ -= first.mapped()->bytes();
-  sent_bytes_ += first.mapped()->bytes();
+  OutMessage& message = *first.mapped();
+  queued_bytes_ -= message.bytes();
+  sent_bytes_ += message.bytes();
+  if (!message.was_sent) {
+    message.was_sent = true;
+    for (auto& [sent_id, waiting] : sent_) {
+      if (waiting->number < message.number) waiting->n_passed += message.n_shard_writes;
+    }
+  }
   sent_.emplace(id, std::move(first.mapped()));
 }
 
@@ -40,7 +61,9 @@ std::shared_ptr<OutMessage> InFlight::TakeReplied(RequestId id, int64_t now_ms) 
 
 void InFlight::EnqueueAgain(std::shared_ptr<OutMessage> message, int64_t now_ms) {
   Enqueue(std::move(message));
-  pause_until_ms_ = now_ms + limits::kRetryPauseMs;
+  if (now_ms < pause_until_ms_) return;  // the lane rests already
+  pause_until_ms_ = now_ms + next_pause_ms_;
+  next_pause_ms_ = std::min(next_pause_ms_ * 2, limits::kRetryPauseMsMax);
 }
 
 int64_t InFlight::resend_at_ms() const {
@@ -62,7 +85,7 @@ void InFlight::RestartAll(int64_t now_ms) {
 std::vector<std::shared_ptr<OutMessage>> InFlight::TakeAll() {
   RestartAll(last_progress_ms_);
   std::vector<std::shared_ptr<OutMessage>> all;
-  for (auto& [number, message] : queued_) all.push_back(std::move(message));
+  for (auto& [turn, message] : queued_) all.push_back(std::move(message));
   queued_.clear();
   queued_bytes_ = 0;
   return all;

@@ -227,7 +227,7 @@ Status KeyBatch::GroupInto(uint32_t bins_per_shard, size_t keys_goal, const Shar
     PlannedMessage& message = messages_.back();
     message.parts.push_back({shard, plan.route->views[shard.value].number, Sequence(0),
                              static_cast<uint32_t>(n_distinct),
-                             static_cast<uint32_t>(n_distinct * width_), 0});
+                             static_cast<uint32_t>(n_distinct * width_), bin % bins.per_shard + 1});
     message.n_keys += n_distinct;
     message.n_values += n_distinct * width_;
     n_unique += n_distinct;

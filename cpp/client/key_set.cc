@@ -7,13 +7,7 @@ KeySetState::KeySetState(KeySetSignature signature, std::shared_ptr<const ShardP
     : signature_(signature),
       plan_(std::move(plan)),
       batch_(std::move(batch)),
-      known_(batch_->messages().size()) {
-  uint32_t next_part = 1;
-  for (const PlannedMessage& message : batch_->messages()) {
-    first_parts_.push_back(next_part);
-    next_part += static_cast<uint32_t>(message.parts.size());
-  }
-}
+      known_(batch_->messages().size()) {}
 
 void KeySetState::SetForgotten(size_t message) {
   known_[message].store(false, std::memory_order_relaxed);
@@ -23,7 +17,7 @@ void KeySetState::SetForgotten(size_t message) {
 std::shared_ptr<KeySetState> KeySet::StateOn(const std::shared_ptr<const ShardPlan>& plan,
                                              BufferPool& buffers, Status* status) {
   MutexLock lock(mutex_);
-  std::shared_ptr<KeySetState>& state = states_[plan->spec().id];
+  std::shared_ptr<KeySetState>& state = states_[{plan->spec().id, plan->use}];
   if (state != nullptr && state->plan() == plan) return state;
   std::shared_ptr<const Batch> batch = MakeKeyBatch(*plan, keys_, buffers, status);
   if (batch == nullptr) return nullptr;

@@ -6,8 +6,8 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -30,9 +30,6 @@ class KeySetState {
   const std::shared_ptr<const ShardPlan>& plan() const { return plan_; }
   const std::shared_ptr<const Batch>& batch() const { return batch_; }
 
-  // The number, from 1, of the first part of a message among all parts of the set.
-  uint32_t FirstPart(size_t message) const { return first_parts_[message]; }
-
   // Whether the server is thought to know the keys of a message. May be wrong: it then asks.
   bool IsKnown(size_t message) const { return known_[message].load(std::memory_order_relaxed); }
   void SetKnown(size_t message) { known_[message].store(true, std::memory_order_relaxed); }
@@ -49,7 +46,6 @@ class KeySetState {
   const KeySetSignature signature_;
   const std::shared_ptr<const ShardPlan> plan_;
   const std::shared_ptr<const Batch> batch_;
-  std::vector<uint32_t> first_parts_;
   std::vector<std::atomic<bool>> known_;
   std::atomic<uint32_t> n_forgotten_{0};
 };
@@ -61,8 +57,8 @@ class KeySet {
 
   const std::vector<Key>& keys() const { return keys_; }
 
-  // What calls on the table of `plan` share; made when it is asked for first and when the plan is
-  // another than before. Null, with `status`, as MakeKeyBatch.
+  // What calls on the table and of the use of `plan` share; made when it is asked for first and
+  // when the plan is another than before. Null, with `status`, as MakeKeyBatch.
   std::shared_ptr<KeySetState> StateOn(const std::shared_ptr<const ShardPlan>& plan,
                                        BufferPool& buffers, Status* status);
 
@@ -70,7 +66,7 @@ class KeySet {
   const std::vector<Key> keys_;
   const KeySetSignature signature_;
   Mutex mutex_;
-  std::unordered_map<TableId, std::shared_ptr<KeySetState>> states_ FASTPS_GUARDED_BY(mutex_);
+  std::map<std::pair<TableId, Use>, std::shared_ptr<KeySetState>> states_ FASTPS_GUARDED_BY(mutex_);
 };
 
 }  // namespace fastps

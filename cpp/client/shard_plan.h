@@ -17,9 +17,16 @@ struct LaneAddress {
   friend auto operator<=>(const LaneAddress&, const LaneAddress&) = default;
 };
 
+// Writes go to the head of a shard's chain, reads to its tail.
+enum class Use : uint8_t { kRead, kWrite };
+
+LaneAddress LaneOfShard(const ClusterMap& map, const ShardView& view, ShardId shard, Use use);
+
 struct ShardPlan {
   std::shared_ptr<const ClusterMap> map;  // keeps `route` alive
   const TableRoute* route = nullptr;
+  Use use = Use::kRead;
+  bool serves_both = false;            // every shard has one member: both uses have the same lanes
   std::vector<LaneAddress> lanes;      // those that hold a shard of this table
   std::vector<uint32_t> lane_of_rank;  // ranks order the shards by lane, then by number,
   std::vector<ShardId> shard_of_rank;  // so that the keys of one lane lie side by side
@@ -27,8 +34,9 @@ struct ShardPlan {
 
   const TableSpec& spec() const { return route->spec; }
 
-  static std::shared_ptr<const ShardPlan> Make(std::shared_ptr<const ClusterMap> map,
-                                               TableId table);
+  // Null when the map has no such table.
+  static std::shared_ptr<const ShardPlan> Make(std::shared_ptr<const ClusterMap> map, TableId table,
+                                               Use use);
 };
 
 }  // namespace fastps

@@ -30,7 +30,7 @@ void TakeMap(Victim& victim, Bytes bytes) {
   FASTPS_CHECK(EncodeClusterMap(again) == encoded);
   uint64_t n_elements = 0;
   for (const TableRoute& table : map->tables) {
-    FASTPS_CHECK(ShardPlan::Make(map, table.spec.id) != nullptr);
+    FASTPS_CHECK(ShardPlan::Make(map, table.spec.id, Use::kWrite) != nullptr);
     n_elements += table.spec.num_shards;
     // Capped before they are added: the sum must not overflow.
     n_elements += std::min(table.spec.row_width, kElementsMax);

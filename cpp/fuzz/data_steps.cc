@@ -123,7 +123,7 @@ void TakeReply(Victim& victim, std::span<const Bytes> frames) {
   if (!victim.decoder.DecodeReply(frames, &reply).ok()) return;
   const std::vector<Key> keys = {7, 8, 7, ~uint64_t{0}};
   for (const TableId table : {TableId(2), TableId(3)}) {
-    const std::shared_ptr<const ShardPlan> plan = ShardPlan::Make(FirstMap(), table);
+    const std::shared_ptr<const ShardPlan> plan = ShardPlan::Make(FirstMap(), table, Use::kWrite);
     const bool sparse = plan->spec().kind == TableKind::kSparse;
     KeySet set(keys, {{9, 9}});
     Status status;

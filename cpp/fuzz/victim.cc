@@ -102,7 +102,7 @@ Client& Victim::worker() {
   worker_ = std::make_unique<Client>(find_sink, SessionId(1), FirstMap());
   uint64_t number = 0;
   for (const TableId table : {TableId(5), TableId(6)}) {
-    const std::shared_ptr<const ShardPlan> plan = ShardPlan::Make(FirstMap(), table);
+    const std::shared_ptr<const ShardPlan> plan = ShardPlan::Make(FirstMap(), table, Use::kWrite);
     const std::vector<Key> keys = {3, 5, 3};
     for (const Op op : {Op::kPush, Op::kPull}) {
       Status status;

@@ -34,7 +34,7 @@ std::unique_ptr<OpenCall> Caller::Start(Op op, std::shared_ptr<const ShardPlan> 
 std::unique_ptr<OpenCall> Caller::StartKeys(Op op, TableId table, std::span<const Key> keys,
                                             std::vector<float> values, How how,
                                             const Terms& terms) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table, UseOf(op));
   if (plan == nullptr) return nullptr;
   Status status;
   std::shared_ptr<const Batch> batch = MakeKeyBatch(*plan, keys, client_.buffers(), &status);
@@ -47,7 +47,7 @@ std::unique_ptr<OpenCall> Caller::StartKeys(Op op, TableId table, std::span<cons
 
 std::unique_ptr<OpenCall> Caller::StartSet(Op op, TableId table, KeySet& keys,
                                            std::vector<float> values, How how, const Terms& terms) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table, UseOf(op));
   if (plan == nullptr) return nullptr;
   Status status;
   std::shared_ptr<KeySetState> state = keys.StateOn(plan, client_.buffers(), &status);
@@ -63,7 +63,7 @@ std::unique_ptr<OpenCall> Caller::StartDense(Op op, TableId table,
                                              std::span<const uint64_t> dense_rows,
                                              std::vector<float> values, How how,
                                              const Terms& terms) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table, UseOf(op));
   if (plan == nullptr) return nullptr;
   std::shared_ptr<const Batch> batch = dense_rows.empty()
                                            ? MakeWholeBatch(*plan, client_.buffers())
@@ -104,7 +104,7 @@ std::vector<float> Caller::PullDense(TableId table) {
 }
 
 void Caller::ScanAll(TableId table, const std::function<void(Key)>& visit) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table, Use::kRead);
   for (uint32_t shard = 0; shard < plan->spec().num_shards; ++shard) {
     for (uint64_t cursor = 0; cursor != kScanEnd;) {
       auto call = std::make_shared<Call>(
@@ -122,7 +122,7 @@ void Caller::ScanAll(TableId table, const std::function<void(Key)>& visit) {
 }
 
 std::vector<ShardReport> Caller::Stats(TableId table) {
-  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table);
+  const std::shared_ptr<const ShardPlan> plan = client_.PlanOf(table, Use::kRead);
   const auto open = Start(Op::kStats, plan, MakeShardBatch(*plan), nullptr, {}, How::kWait, {});
   Finish(*open);
   if (open->call->results().shards.size() != plan->spec().num_shards) {

@@ -37,7 +37,10 @@ py::list MessagesOf(const Batch& batch) {
     }
     py::dict message;
     message["lane"] = planned.lane;
+    std::vector<uint32_t> set_parts;
+    for (const PartHeader& part : planned.parts) set_parts.push_back(part.set_part);
     message["parts"] = parts;
+    message["set_parts"] = set_parts;
     message["keys_begin"] = planned.keys_begin;
     message["n_keys"] = planned.n_keys;
     message["n_values"] = planned.n_values;
@@ -133,6 +136,8 @@ void BindBatch(py::module_& m) {
   bounds["resend_after_ms"] = limits::kResendAfterMs;
   bounds["resend_after_ms_max"] = limits::kResendAfterMsMax;
   bounds["retry_pause_ms"] = limits::kRetryPauseMs;
+  bounds["retry_pause_ms_max"] = limits::kRetryPauseMsMax;
+  bounds["writes_in_flight_per_shard_max"] = limits::kWritesInFlightPerShardMax;
   bounds["frame_bytes_max"] = limits::kFrameBytesMax;
   m.attr("limits") = bounds;
 }

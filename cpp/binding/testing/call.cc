@@ -92,6 +92,10 @@ void BindCall(py::module_& m) {
       .def(
           "fail_lost",
           [](CallUnderTest& c, size_t message) {
+            const auto& views = c.call().plan().route->views;
+            for (const PartHeader& part : c.call().PartsOf(message)) {
+              c.call().NameLost(part.shard, views[part.shard.value].chain());
+            }
             c.call().FailMessage(message, Status(Code::kServerLost, "lost"));
           },
           py::arg("message"))

@@ -13,16 +13,6 @@ namespace py = pybind11;
 namespace fastps {
 namespace {
 
-// A batch of one message of the given size, without content.
-class SizedBatch final : public Batch {
- public:
-  SizedBatch(size_t n_keys, size_t n_values) { messages_.push_back({0, {}, 0, n_keys, n_values}); }
-  void GatherSums(size_t, const float*, float*) const override {}
-  void GatherLast(size_t, const float*, float*) const override {}
-  void Scatter(size_t, const float*, float*) const override {}
-  void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
-};
-
 using MaybeNumber = std::optional<uint64_t>;
 using MaybeTime = std::optional<int64_t>;
 
@@ -30,11 +20,12 @@ MaybeTime TimeOf(int64_t at_ms) { return at_ms == kNeverMs ? std::nullopt : std:
 
 class InFlightUnderTest {
  public:
-  void Enqueue(uint64_t number, size_t n_keys, size_t n_values) {
+  void Enqueue(uint64_t number, size_t n_keys, size_t n_values, uint32_t n_shard_writes) {
     auto message = std::make_shared<OutMessage>();
-    message->call = std::make_shared<Call>(
-        Op::kPush, nullptr, std::make_unique<SizedBatch>(n_keys, n_values), CallArrays());
     message->number = number;
+    message->n_keys = n_keys;
+    message->n_values = n_values;
+    message->n_shard_writes = n_shard_writes;
     in_flight_.Enqueue(std::move(message));
   }
   MaybeNumber NextToSend(int64_t now_ms) const {
@@ -50,7 +41,11 @@ class InFlightUnderTest {
     std::shared_ptr<OutMessage> message = in_flight_.TakeReplied(RequestId(id), now_ms);
     if (message == nullptr) return std::nullopt;
     const uint64_t number = message->number;
-    if (again) in_flight_.EnqueueAgain(std::move(message), now_ms);
+    if (again) {
+      in_flight_.EnqueueAgain(std::move(message), now_ms);
+    } else {
+      in_flight_.OnEnded();
+    }
     return number;
   }
   std::vector<uint64_t> TakeAll() {
@@ -74,7 +69,7 @@ void BindInFlight(py::module_& m) {
   py::class_<InFlightUnderTest>(m, "InFlight")
       .def(py::init<>())
       .def("enqueue", &InFlightUnderTest::Enqueue, py::arg("number"), py::arg("n_keys") = 0,
-           py::arg("n_values") = 0)
+           py::arg("n_values") = 0, py::arg("n_shard_writes") = 0)
       .def("next_to_send", &InFlightUnderTest::NextToSend, now_ms)
       .def("on_sent", &InFlightUnderTest::OnSent, py::arg("request_id"), now_ms)
       .def("take_replied", &InFlightUnderTest::TakeReplied, py::arg("request_id"), now_ms,

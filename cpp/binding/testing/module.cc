@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core_test, m) {
   fastps::BindBatch(m);
   fastps::BindCall(m);
   fastps::BindInFlight(m);
+  fastps::BindTraffic(m);
 }

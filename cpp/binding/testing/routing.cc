@@ -16,16 +16,16 @@ namespace testing {
 namespace {
 
 // (id, boot_id, lost, endpoints, chain_endpoints)
-using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>,
-                               std::vector<std::string>>;
+using ServerTuple =
+    std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>, std::vector<std::string>>;
 // (number, chain, sealed, read_only, joiner)
-using ViewTuple =
-    std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
+using ViewTuple = std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
 
 ShardView ViewOfTuple(const ViewTuple& tuple) {
   const auto& [number, chain, sealed, read_only, joiner] = tuple;
   ShardView view;
-  testing::Require(!chain.empty() && chain.size() <= view.members.size(), "a chain has 1 to 3 servers");
+  testing::Require(!chain.empty() && chain.size() <= view.members.size(),
+                   "a chain has 1 to 3 servers");
   view.number = ViewNumber(number);
   for (const uint32_t member : chain) view.members[view.n_members++] = ServerId(member);
   view.sealed = sealed;
@@ -181,13 +181,14 @@ void BindRouting(py::module_& m) {
       py::arg("row"), py::arg("row_width"), py::arg("begin"), py::arg("end"));
 
   py::class_<ShardPlan, std::shared_ptr<ShardPlan>>(m, "ShardPlan")
-      .def(py::init([](const py::dict& map, uint32_t table) {
+      .def(py::init([](const py::dict& map, uint32_t table, bool writes) {
              const auto shared = std::make_shared<const ClusterMap>(testing::MapOfDict(map));
-             auto plan = ShardPlan::Make(shared, TableId(table));
+             auto plan = ShardPlan::Make(shared, TableId(table), writes ? Use::kWrite : Use::kRead);
              testing::Require(plan != nullptr, "the map has no such table");
              return std::const_pointer_cast<ShardPlan>(plan);
            }),
-           py::arg("map"), py::arg("table"))
+           py::arg("map"), py::arg("table"), py::arg("writes") = false)
+      .def_readonly("serves_both", &ShardPlan::serves_both)
       .def_property_readonly("lanes",
                              [](const ShardPlan& plan) {
                                std::vector<std::pair<uint32_t, uint32_t>> lanes;

@@ -27,6 +27,7 @@ void BindMapCodec(pybind11::module_& m);
 void BindRouting(pybind11::module_& m);
 void BindShard(pybind11::module_& m);
 void BindStore(pybind11::module_& m);
+void BindTraffic(pybind11::module_& m);
 
 }  // namespace fastps
 
