@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core_test, m) {
   fastps::BindRouting(m);
   fastps::BindBatch(m);
   fastps::BindCall(m);
+  fastps::BindChain(m);
   fastps::BindInFlight(m);
   fastps::BindTraffic(m);
 }

@@ -20,6 +20,7 @@ namespace fastps {
 
 void BindBatch(pybind11::module_& m);
 void BindCall(pybind11::module_& m);
+void BindChain(pybind11::module_& m);
 void BindCodec(pybind11::module_& m);
 void BindInFlight(pybind11::module_& m);
 void BindKernels(pybind11::module_& m);
