@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastps.scheduler import records as r
 from simulator import data_messages as data
 from simulator.histories import Histories
@@ -251,5 +253,5 @@ class Checker:
 
 
 def _rows(server: ServerNode, table: int, keys: Sequence[int]) -> list[tuple[float, ...]]:
-    found = server.chain.pull(table, list(keys))
-    return [tuple(float(value) for value in row) for row in found]
+    found = server.chain.pull(table, np.array(keys, dtype=np.uint64))
+    return [tuple(row.tolist()) for row in found]

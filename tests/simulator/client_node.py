@@ -168,6 +168,8 @@ class ClientNode(Process):
             if again or result is None or result.code in data.AGAIN:
                 part.sent_as = 0
                 rest = True
+                if result is not None and result.code == data.GAP:
+                    self._resend_from(part, result.detail)
             else:
                 assert result.code in data.OK, f"{self}: shard {part.shard} answers {result.code}"
                 part.done = True
@@ -184,6 +186,14 @@ class ClientNode(Process):
             lane.rest = REST_MIN
         self.open = [each for each in self.open if not all(part.done for part in each.parts)]
         self._pump()
+
+    def _resend_from(self, late: Part, wanted: int) -> None:
+        """Send again what the shard of a part wants first."""
+        for operation in self.open:
+            if operation.kind != data.PULL and operation.spec is late.operation.spec:
+                for part in operation.parts:
+                    if part.shard == late.shard and wanted <= part.sequence < late.sequence:
+                        part.sent_as = 0
 
     # What goes.
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 __all__ = [
     "AGAIN",
     "ASSIGN",
+    "GAP",
     "OK",
     "PULL",
     "PUSH",
@@ -23,7 +24,8 @@ __all__ = [
 
 PULL, PUSH, ASSIGN = 1, 2, 3
 OK = (0, 4)  # kOk, kDuplicate
-AGAIN = (1, 2, 3, 25)  # kRetry, kMoved, kGap, kWrongCluster
+GAP = 3
+AGAIN = (1, 2, GAP, 25)  # kRetry, kMoved, kGap, kWrongCluster
 SESSION_ENDED = 20
 
 _REQUEST = struct.Struct("<4sHBBQII16sQQQQIIII")

@@ -63,17 +63,6 @@ class MapView:
         """The bytes that servers read."""
         return _core.encode_cluster_map(**self.fields)
 
-    @cached_property
-    def unsettled(self) -> frozenset[int]:
-        """The servers that have something to report under this map."""
-        found: set[int] = set()
-        for shard in self.shards.values():
-            if shard.joiner is not None:
-                found.add(shard.joiner)
-            if shard.sealed:
-                found.update(shard.chain)
-        return frozenset(found)
-
     def __str__(self) -> str:
         shards = " ".join(
             f"{table}/{shard}:v{view.number}{list(view.chain)}"
