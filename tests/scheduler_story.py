@@ -14,7 +14,8 @@ from fastps.scheduler.actions import (
     PublishRounds,
     RoundEntry,
 )
-from fastps.scheduler.records import Record
+from fastps.scheduler.records import Record, from_json, to_json
+from fastps.scheduler.replay import replay
 from fastps.scheduler.state import JobShape, Reply, SchedulerState, Stop
 
 CLUSTER = 77
@@ -32,6 +33,9 @@ class Beat:
     clock: int = 0
     busy_us: int = 0
     heard: int = 0
+    incarnation: int = 1
+    told_minimum: int = 0
+    told_rounds: int = 0
 
 
 class Job:
@@ -84,15 +88,19 @@ class Job:
         session = joined.session
         if clock is not None:
             self._clocks[session] = clock
-        told = self.notices.get(session, [])
-        said = {"heard": told[-1].number if told else joined.notice, **said}
+        told = [joined, *self.notices.get(session, [])]
+        heard = joined.notice if len(told) == 1 else told[-1].number
+        said = {
+            "heard": heard,
+            "told_minimum": told[-1].minimum,
+            "told_rounds": told[-1].rounds,
+            **said,
+        }
         beat = Beat(
             "worker",
             session,
             bytes.fromhex(self._boot_ids[session]),
-            self.state.version,
-            clock=self._clocks[session],
-            **said,
+            **{"map_version": self.state.version, "clock": self._clocks[session], **said},
         )
         self._take(self.state.heartbeat(f"worker {session}".encode(), beat, self.now))
 
@@ -142,6 +150,14 @@ class Job:
             for n, entry in enumerate(entries)
         }
         return [told[number] for number in sorted(told)]
+
+    def kill_scheduler(self) -> None:
+        """Kill the scheduler, and let another go on from its journal. Who waits must ask again."""
+        written = [from_json(*to_json(record)) for record in self.records]
+        assert written == self.records
+        self.state = replay(self.state.shape, written, self.now)
+        self.state.go_on()
+        self.records += self.state.take_records()
 
     # Time.
 

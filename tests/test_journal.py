@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastps.control import SocketControl
 from fastps.errors import ConfigError, WireError
 from fastps.scheduler import messages as m
 from fastps.scheduler import records as r
@@ -37,6 +35,12 @@ RECORDS = [
     r.ServersScaled(1, (0,)),
     r.IncarnationStarted(2),
     r.RoundClosed(1, 9, ((0, 4), (3, 1))),
+    r.RoundsForgotten(7, ((0, 3), (1, 10))),
+    r.ServerExited(5, False),
+    r.BarrierPassed(1, 2),
+    r.PassStarted(1, 1, 10, True, False),
+    r.ChunkMoved(1, 1, 9, 3, False),
+    r.IncarnationStarted(2),
     r.RankExpected("default", 0),
     r.RankGivenUp("default", 0),
     r.SessionEnded(1, 10, True),
@@ -112,6 +116,12 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "text")
     with pytest.raises(ConfigError, match="no journal of this version"):
         Journal(tmp_path / "other")
+    newer = sqlite3.connect(tmp_path / "newer")
+    newer.execute("CREATE TABLE records (x)")
+    newer.execute("PRAGMA user_version=2")
+    newer.close()
+    with pytest.raises(ConfigError, match=r"newer' is no journal of this version"):
+        Journal(tmp_path / "newer")
     with pytest.raises(ConfigError, match="folder that exists"):
         Journal(tmp_path / "none" / "j")
 
@@ -280,26 +290,28 @@ def test_any_job_comes_back(steps: list[tuple[str, int, str, int]]) -> None:
     _check_clocks(job, again)
 
 
-@pytest.mark.processes
-def test_a_scheduler_keeps_a_journal_when_told_to(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    command = [sys.executable, "-m", "fastps", "scheduler", "--servers=0", f"--journal={path}"]
-    scheduler = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert scheduler.stdout is not None
-        control = SocketControl(json.loads(scheduler.stdout.readline())["address"])
-        joined, _ = control.call(m.Join("default", 0, 1, "ab" * 16), 10)
-        control.close()
-    finally:
-        scheduler.kill()
-        scheduler.wait()
-        scheduler.stdout.close()
-    journal = Journal(path)
-    assert journal.read() == [
-        r.JobStarted(joined.cluster_id, 1, 1),
-        r.SessionStarted(joined.session, "default", 0, 1, "ab" * 16, 0),
-    ]
+def test_two_schedulers_never_have_one_journal(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "j")
+    with pytest.raises(ConfigError, match=r"j' is in use by another scheduler"):
+        Journal(tmp_path / "j")
+    first.write(RECORDS)
+    first.close()
+    first.close()
+    second = Journal(tmp_path / "j")
+    assert second.n_records == len(RECORDS)
+    second.close()
+
+
+def test_a_journal_is_replaced_at_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "j")
+    journal.write(RECORDS)
+    journal.replace(RECORDS[2:4])
+    journal.write(RECORDS[:1])
+    assert journal.read() == [*RECORDS[2:4], RECORDS[0]]
+    assert journal.n_records == 3
+    journal._file.execute("PRAGMA query_only=1")
+    with pytest.raises(OSError, match="cannot be written"):
+        journal.replace([])
+    journal._file.execute("PRAGMA query_only=0")
+    assert len(journal.read()) == 3
     journal.close()
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert "is of another job" in again.stderr

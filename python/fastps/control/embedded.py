@@ -43,6 +43,9 @@ class EmbeddedBeat:
     busy_us: int = 0
     rows: int = 0
     requests: int = 0
+    incarnation: int = 1
+    told_minimum: int = 0
+    told_rounds: int = 0
 
 
 class EmbeddedControl:

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from fastps.config import child_environment
+from fastps.launch import elastic
 from fastps.launch.job_file import JobFile, ProcessEntry
 from fastps.launch.notifier import Notifier
 from fastps.launch.output import Relay
 from fastps.launch.process import ChildProcess, Guardian, describe_exit
+from fastps.launch.scheduler_place import SchedulerPlace
+from fastps.launch.slot import Slot
 from fastps.launch.spec import JobResult, JobSpec
 from fastps.launch.summary import pace_lines
 from fastps.scheduler.messages import ProcessExited
@@ -38,34 +41,6 @@ PIPE_GRACE_SECONDS = 0.5
 # How it went is worth so long a wait at the end.
 STATUS_SECONDS = 1.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@dataclass
-class Slot:
-    """A place that a process fills, and those that are started after it.
-
-    Attributes
-    ----------
-    name : str
-        For people: ``worker 0``.
-    process : ChildProcess or None
-        The running one.
-    n_started : int
-        So many have been started.
-    code : int or None
-        How the last one ended; negative: minus the signal.
-    """
-
-    role: str
-    group: str | None
-    rank: int
-    name: str
-    command: tuple[str, ...]
-    environment: dict[str, str]
-    process: ChildProcess | None = None
-    n_started: int = 0
-    code: int | None = None
-    address: str | None = None
 
 
 def run(spec: JobSpec) -> JobResult:
@@ -97,15 +72,20 @@ class Supervisor:
         self._spec = spec
         self._relay = Relay()
         self._job_file = JobFile(spec.job_file) if spec.job_file else None
-        self._guardian = Guardian([spec.job_file.absolute()] if spec.job_file else [])
+        self._place = SchedulerPlace(spec.journal)
+        files = (spec.job_file, self._place.folder)
+        self._guardian = Guardian([each.absolute() for each in files if each is not None])
         self._notifier: Notifier | None = None
         self._address: str | None = None
+        self._scheduler_since = self._scheduler_until = 0.0
+        self._scheduler_due = math.inf
         self._slots: list[Slot] = []
         self._stop_signal: int | None = None
         self._kill_now = False
         self._ending = False
         self._first_failure: int | None = None
-        self._role_lost = False
+        self._scheduler_failed = False
+        self._server_lost = False
         self._status: dict[str, Any] | None = None  # as it was when the workers had ended
         self._started = time.monotonic()
 
@@ -132,10 +112,19 @@ class Supervisor:
     # Starting.
 
     def _start_scheduler(self) -> bool:
-        groups = [f"--group={group.name}={group.num_workers}" for group in self._spec.groups]
-        servers, lease = f"--servers={self._spec.num_servers}", f"--lease={self._spec.lease!r}"
-        arguments = ("--address=tcp://127.0.0.1:*", servers, "--workers=0", *groups, lease)
-        command = (*self._spec.role_command, "scheduler", *arguments)
+        spec = self._spec
+        arguments = (
+            f"--address={self._place.address}",
+            f"--journal={self._place.journal}",
+            f"--servers={spec.num_servers}",
+            f"--max-servers={self._max_servers}",
+            f"--replication={spec.replication}",
+            f"--min-copies={spec.min_copies}",
+            "--workers=0",
+            *(f"--group={group.name}={group.num_workers}" for group in spec.groups),
+            f"--lease={spec.lease!r}",
+        )
+        command = (*spec.role_command, "scheduler", *arguments)
         scheduler = Slot("scheduler", None, 0, "scheduler", command, child_environment({}))
         self._slots.append(scheduler)
         self._start(scheduler)
@@ -145,7 +134,7 @@ class Supervisor:
                 return False
             if time.monotonic() > deadline:
                 self._say(f"the scheduler was not ready within {SCHEDULER_START_SECONDS:g} s")
-                self._role_lost = True
+                self._scheduler_failed = True
                 return False
             self._turn()
         self._address = scheduler.address
@@ -157,11 +146,8 @@ class Supervisor:
 
     def _start_others(self) -> None:
         assert self._address is not None
-        data_threads = f"--data-threads={self._spec.data_threads}"
-        command = (*self._spec.role_command, "server", f"--scheduler={self._address}", data_threads)
-        for rank in range(self._spec.num_servers):
-            slot = Slot("server", None, rank, f"server {rank}", command, child_environment({}))
-            self._slots.append(slot)
+        for _ in range(self._spec.num_servers):
+            self._add_server()
         for n, group in enumerate(self._spec.groups):
             for rank in range(group.num_workers):
                 environment = child_environment(
@@ -178,6 +164,14 @@ class Supervisor:
                 self._slots.append(worker)
         for slot in self._slots[1:]:
             self._start(slot)
+
+    def _add_server(self) -> Slot:
+        data_threads = f"--data-threads={self._spec.data_threads}"
+        command = (*self._spec.role_command, "server", f"--scheduler={self._address}", data_threads)
+        rank = sum(slot.role == "server" for slot in self._slots)
+        slot = Slot("server", None, rank, f"server {rank}", command, child_environment({}))
+        self._slots.append(slot)
+        return slot
 
     def _start(self, slot: Slot) -> None:
         slot.n_started += 1
@@ -207,6 +201,8 @@ class Supervisor:
             if line.endswith(b"\n") and slot.process is process:
                 with contextlib.suppress(ValueError, KeyError):
                     slot.address = str(json.loads(line)["address"])
+                if slot.role == "scheduler":
+                    self._scheduler_is_ready()
                 self._write_job_file()
 
         self._relay.add_reader(ready, take_ready)
@@ -216,8 +212,11 @@ class Supervisor:
 
     def _turn(self) -> None:
         self._relay.pump(TURN_SECONDS)
-        if self._notifier is not None:
-            self._notifier.drain()
+        if self._notifier is not None and self._notifier.turn():
+            self._follow(self._notifier.status or {})
+        if time.monotonic() >= self._scheduler_due and not self._ending:
+            self._scheduler_due = math.inf
+            self._start(self._slots[0])
         for slot in self._slots:
             process = slot.process
             if process is None:
@@ -236,13 +235,10 @@ class Supervisor:
         elif self._ending or self._stop_signal is not None:
             pass  # it was asked to end
         elif slot.role == "scheduler":
-            self._role_lost = True
-            if self._address is not None:
-                self._say(
-                    f"the scheduler {describe_exit(code)}; it is not started again. Workers go on "
-                    "with the tables they have, but nobody can join, wait in barrier() or ask for "
-                    "chunks"
-                )
+            self._scheduler_ended(code)
+        elif slot.is_retired:
+            self._tell(slot, pid, final=True)
+            self._say(f"{slot.name} gave its shards away and has ended")
         elif may_restart and slot.n_started <= self._spec.max_restarts:
             self._restart(slot, code, pid)
         else:
@@ -250,11 +246,47 @@ class Supervisor:
             self._lost_for_good(slot, code)
         self._write_job_file()
 
+    def _scheduler_ended(self, code: int) -> None:
+        """Start the next one: the job is in its journal."""
+        if self._address is None:
+            self._scheduler_failed = True
+            return
+        now = time.monotonic()
+        wait = self._place.seconds_until_restart(now - self._scheduler_since)
+        self._scheduler_since = math.inf
+        self._scheduler_until, self._scheduler_due = now, now + wait
+        self._say(
+            f"the scheduler {describe_exit(code)}; it is started again and goes on from its "
+            "journal. Pushes and pulls go on meanwhile; who joins, waits or asks for chunks waits"
+        )
+
+    def _scheduler_is_ready(self) -> None:
+        self._scheduler_since = time.monotonic()
+        if self._scheduler_until:
+            seconds = self._scheduler_since - self._scheduler_until
+            self._say(f"the scheduler is back after {seconds:.2f} s")
+
+    def _follow(self, status: dict[str, Any]) -> None:
+        """Start and end servers as the scheduler wants."""
+        if self._ending or self._stop_signal is not None:
+            return
+        retired = elastic.retired_pids(status)
+        places = [slot for slot in self._slots if slot.role == "server" and not slot.is_retired]
+        for slot in places:
+            if slot.process is not None and slot.process.pid in retired:
+                slot.is_retired = True
+                slot.process.signal_group(signal.SIGTERM)
+        n_places = sum(not slot.is_retired for slot in places)
+        for _ in range(elastic.n_servers_to_start(status, n_places, self._max_servers)):
+            slot = self._add_server()
+            self._say(f"{slot.name} is started: {status['servers_wanted']} are wanted")
+            self._start(slot)
+
     def _restart(self, slot: Slot, code: int, pid: int) -> None:
         self._tell(slot, pid, final=False)
         what = "it is started again"
         if slot.role == "server":
-            what = "its shards stay lost; a new, empty one is started"
+            what = f"{self._loss()}; a new, empty one is started"
         self._say(
             f"{slot.name} {describe_exit(code)}; {what} "
             f"({slot.n_started} of {self._spec.max_restarts})"
@@ -263,12 +295,20 @@ class Supervisor:
 
     def _lost_for_good(self, slot: Slot, code: int) -> None:
         if slot.role == "server":
-            self._role_lost = True
-            self._say(f"{slot.name} {describe_exit(code)}; its shards are lost")
+            self._server_lost = True
+            self._say(f"{slot.name} {describe_exit(code)}; {self._loss()}")
             return
         if self._first_failure is None:
             self._first_failure = code
         self._say(f"{slot.name} {describe_exit(code)}")
+
+    def _loss(self) -> str:
+        status = None if self._notifier is None else self._notifier.status
+        return elastic.loss_of_server(status, self._spec.replication)
+
+    @property
+    def _max_servers(self) -> int:
+        return self._spec.max_servers or self._spec.num_servers
 
     def _tell(self, slot: Slot, pid: int, final: bool) -> None:
         """Tell the scheduler that a process ended."""
@@ -292,6 +332,7 @@ class Supervisor:
         if self._job_file is not None:
             self._job_file.remove()
         self._guardian.close()
+        self._place.close()
         deadline = time.monotonic() + PIPE_GRACE_SECONDS
         while self._relay.n_open and time.monotonic() < deadline:
             self._relay.pump(TURN_SECONDS)
@@ -335,7 +376,7 @@ class Supervisor:
             failure = self._first_failure
             exit_code = failure if failure > 0 else 128 - failure
         else:
-            exit_code = 1 if self._role_lost else 0
+            exit_code = 1 if self._scheduler_failed or self._has_loss() else 0
         workers = {
             (slot.group or "", slot.rank): slot.code
             for slot in self._slots
@@ -343,6 +384,14 @@ class Supervisor:
         }
         groups = (self._status or {}).get("groups", [])
         return JobResult(exit_code, time.monotonic() - self._started, workers, groups)
+
+    def _has_loss(self) -> bool:
+        """Whether a server was lost for good that held the only copy of something."""
+        if not self._server_lost:
+            return False
+        if self._spec.replication == 1 or self._status is None:
+            return True
+        return elastic.has_lost_shards(self._status)
 
     def _say(self, text: str) -> None:
         self._relay.say(f"fastps-launch: {text}")

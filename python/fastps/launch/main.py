@@ -15,9 +15,11 @@ from fastps.cli.options import (
     LEASE_HELP,
     SERVERS_MAX,
     WORKERS_MAX,
+    add_copies,
     lease,
     named_number,
     whole_number,
+    wrong_copies,
 )
 from fastps.config import DEFAULT_GROUP, Settings
 from fastps.errors import FastPSError
@@ -38,8 +40,10 @@ examples:
   fastps-launch --workers 4 -m package.train --epochs 3
   fastps-launch --workers 4 --group eval=1:eval.py train.py
   fastps-launch --group "eval=1:eval.py --every 60" train.py
-  fastps-launch --workers 4 --max-restarts 3 --job-file job.json train.py
+  fastps-launch --servers 3 --replication 2 --workers 4 --max-restarts 3 train.py
+  fastps-launch --servers 2 --max-servers 4 --job-file job.json train.py
   fastps status --job job.json                       (in another terminal)
+  fastps scale --job job.json --servers 3
 
 Everything after the script belongs to the script.
 
@@ -47,13 +51,15 @@ Each worker has FASTPS_SCHEDULER, FASTPS_RANK, FASTPS_NUM_WORKERS and FASTPS_GRO
 before, PYTHONUNBUFFERED=1 and OMP_NUM_THREADS=1. What it prints goes to stdout and stderr, each
 line after the name of the worker.
 
-A worker or server that dies does not stop the others. With one copy of each shard, the shards of a
-dead server stay lost: calls that need them raise ServerLostError.
+A worker or server that dies does not stop the others. With --replication 2 or 3 the other copies
+of a dead server's shards serve on, and new copies are made when a server is there for them. With
+one copy of each shard they stay lost: calls that need them raise ServerLostError. The scheduler is
+always started again, and goes on from its journal.
 
 exit code:
   0    every worker succeeded
   N    of the last attempt of the first worker that failed for good; 128+N if signal N killed it
-  1    no worker failed, but a server (or the scheduler) was lost for good
+  1    no worker failed, but a server was lost for good, and with it the only copy of something
   2    wrong usage
   130  Ctrl-C       143  SIGTERM       (all processes end within 5 s)
 """
@@ -88,11 +94,13 @@ def parse(arguments: list[str]) -> JobSpec:
             _core.force_kernels(settings.kernels)
     except FastPSError as error:
         parser.error(str(error))
-    for name, there in (("replication", 1), ("on", "local")):
-        if getattr(options, name) != there:
-            parser.error(
-                f"--{name} {getattr(options, name)} is not there yet; available: --{name} {there}"
-            )
+    if options.on != "local":
+        parser.error(f"--on {options.on} is not there yet; available: --on local")
+    wrong = wrong_copies(
+        options.servers, options.replication, options.min_copies, options.max_servers
+    )
+    if wrong:
+        parser.error(wrong)
     command = arguments[n_own:]
     if not command:
         parser.error("no script is given, for example: fastps-launch --workers 2 train.py")
@@ -102,7 +110,12 @@ def parse(arguments: list[str]) -> JobSpec:
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
         parser.error(f"--group: each name once, and not {DEFAULT_GROUP!r}, the script's own group")
-    for option in ("job_file", "summary"):
+    if options.journal is not None and options.journal.exists():
+        parser.error(
+            f"--journal {options.journal}: it exists. It is of another job, whose servers are "
+            "gone; give a file that does not exist"
+        )
+    for option in ("job_file", "summary", "journal"):
         path = getattr(options, option)
         if path is not None and not path.absolute().parent.is_dir():
             name = option.replace("_", "-")
@@ -111,8 +124,12 @@ def parse(arguments: list[str]) -> JobSpec:
         num_servers=options.servers,
         groups=tuple(groups),
         data_threads=options.data_threads,
+        replication=options.replication,
+        min_copies=options.min_copies,
+        max_servers=options.max_servers,
         max_restarts=options.max_restarts,
         lease=options.lease,
+        journal=options.journal,
         job_file=options.job_file,
         summary=options.summary,
         prefix=not options.no_prefix,
@@ -141,12 +158,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a further group of K workers that run another script, with ranks, clocks and "
         "barriers of its own; may be given several times",
     )
+    add_copies(parser)
     add(
-        "--replication",
-        type=whole_number(1, 16),
-        default=1,
-        metavar="K",
-        help="copies of each shard (default and only one yet: 1)",
+        "--max-servers",
+        type=servers,
+        metavar=number,
+        help="the most that fastps scale may ask for (default: --servers)",
     )
     add(
         "--data-threads",
@@ -163,6 +180,13 @@ def _parser() -> argparse.ArgumentParser:
         help="how often each worker, and each server, is started again when it fails (default: 0)",
     )
     add("--lease", type=lease, default=10.0, metavar="SECONDS", help=LEASE_HELP)
+    add(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="keep the scheduler's journal in this new file (default: in a folder that is removed "
+        "at the end)",
+    )
     add(
         "--job-file",
         type=Path,

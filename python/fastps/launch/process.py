@@ -125,7 +125,7 @@ class Guardian:
     Parameters
     ----------
     files : sequence of Path
-        Removed as well when the parent was killed.
+        Removed as well when the parent was killed: files, and folders of files.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:

@@ -42,10 +42,18 @@ class JobSpec:
         by their group's name.
     data_threads : int
         Of each server.
+    replication : int
+        Copies of each shard of tables that do not say.
+    min_copies : int
+        Copies that a shard needs to take pushes.
+    max_servers : int or None
+        The most that ``fastps scale`` may ask for. None: `num_servers`.
     max_restarts : int
         How often each worker, and each server, is started again after it failed.
     lease : float
         Seconds of silence that end a worker's session; ``math.inf``: never.
+    journal : Path or None
+        A new file for the scheduler's journal, which is kept. None: it is removed at the end.
     job_file : Path or None
         Where to tell of the running processes.
     summary : Path or None
@@ -59,8 +67,12 @@ class JobSpec:
     num_servers: int
     groups: tuple[WorkerGroup, ...]
     data_threads: int = 1
+    replication: int = 1
+    min_copies: int = 1
+    max_servers: int | None = None
     max_restarts: int = 0
     lease: float = 10.0
+    journal: Path | None = None
     job_file: Path | None = None
     summary: Path | None = None
     prefix: bool = True
@@ -76,7 +88,8 @@ class JobResult:
     exit_code : int
         0: every worker succeeded. 130, 143, 129: ended by SIGINT, SIGTERM, SIGHUP. Otherwise that
         of the last attempt of the first worker that failed for good (128 + N for signal N), or 1:
-        only a server or the scheduler was lost.
+        only a server was lost for good, and with it shards that have no other copy; or the
+        scheduler could not start.
     seconds : float
         From start to end.
     workers : dict of (str, int) to int

@@ -164,9 +164,10 @@ def refusal(ticket: Ticket, error: FastPSError) -> Reply:
 class Beat(Protocol):
     """A heartbeat, as the core decodes it; a number that its role does not have is 0.
 
-    Workers: ``clock`` is the steps ended, ``busy_us`` the microseconds of work in them, ``heard``
-    the number of the newest notice taken in. Servers: ``heard`` is the number of the last entry of
-    the round log taken in.
+    ``incarnation`` is the highest of a scheduler that the sender has heard. Workers: ``clock`` is
+    the steps ended, ``busy_us`` the microseconds of work in them, ``heard`` the number of the
+    newest notice taken in, ``told_minimum`` and ``told_rounds`` the highest it was told. Servers:
+    ``heard`` is the number of the last entry of the round log taken in.
     """
 
     @property
@@ -189,6 +190,12 @@ class Beat(Protocol):
     def busy_us(self) -> int: ...  # noqa: D102
     @property
     def heard(self) -> int: ...  # noqa: D102
+    @property
+    def incarnation(self) -> int: ...  # noqa: D102
+    @property
+    def told_minimum(self) -> int: ...  # noqa: D102
+    @property
+    def told_rounds(self) -> int: ...  # noqa: D102
 
 
 class Report(Protocol):

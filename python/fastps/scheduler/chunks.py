@@ -49,6 +49,9 @@ class ChunkQueue:
         Launched workers of the group, at least 1.
     is_given_up : callable (rank) -> bool
         Whether a rank is neither live nor expected.
+    on_move : callable (item, session, is_done) -> None, optional
+        Told of each item that comes into a session's hands, is freed (session 0) or done, in order:
+        `restore` takes the same words.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class ChunkQueue:
         deterministic: bool,
         num_workers: int,
         is_given_up: Callable[[int], bool],
+        on_move: Callable[[int, int, bool], None] = lambda *_: None,
     ) -> None:
         self.n_items = n_items
         self.deterministic = deterministic
@@ -69,6 +73,7 @@ class ChunkQueue:
         self._n_done = 0
         self._waiting: dict[int, tuple[Worker, Ticket]] = {}  # session -> who waits, in order
         self._is_given_up = is_given_up
+        self._on_move = on_move
 
     @property
     def is_finished(self) -> bool:
@@ -115,6 +120,7 @@ class ChunkQueue:
         if done is not None and self._held.get(worker.session) == done:
             del self._held[worker.session]
             self._n_done += 1
+            self._on_move(done, worker.session, True)
         if worker.session in self._held:
             return [Answer(worker, ticket, self._held[worker.session])]
         self._waiting.pop(worker.session, None)
@@ -131,7 +137,28 @@ class ChunkQueue:
         if held is not None and index in (None, held):
             del self._held[session]
             heapq.heappush(self._returned[held % self._n_lanes], held)
+            self._on_move(held, 0, False)
         return self.serve()
+
+    def restore(self, item: int, session: int, is_done: bool) -> None:
+        """Do what `on_move` told of. Of each item the newest word is enough."""
+        lane = item % self._n_lanes
+        for holder in [each for each, held in self._held.items() if held == item]:
+            del self._held[holder]
+        if item in self._returned[lane]:
+            self._returned[lane].remove(item)
+            heapq.heapify(self._returned[lane])
+        self._fresh[lane] = max(self._fresh[lane], item + self._n_lanes)
+        if is_done:
+            self._n_done += 1
+        elif session:
+            self._held[session] = item
+        else:
+            heapq.heappush(self._returned[lane], item)
+
+    def finish(self) -> None:
+        """Count every item as done: a journal says so of the whole pass."""
+        self._n_done = self.n_items
 
     def serve(self) -> list[Answer]:
         """Return the waits that can end now; also called when a rank was given up."""
@@ -144,6 +171,7 @@ class ChunkQueue:
                 if index is None:
                     continue
                 self._held[session] = index
+                self._on_move(index, session, False)
             del self._waiting[session]
             answers.append(Answer(worker, ticket, index))
         return answers

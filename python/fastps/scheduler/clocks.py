@@ -47,6 +47,9 @@ class GroupClocks:
         Whether rounds can be closed that were put off.
     notice : int
         Rises whenever `settle` finds something to tell.
+    is_frozen : bool
+        Whether minimum and rounds stay and nothing is told: the scheduler was restarted and has
+        not heard from all workers yet. See `resume`.
     """
 
     def __init__(self, group: int, log: RoundLog) -> None:
@@ -62,6 +65,7 @@ class GroupClocks:
         self._ended: dict[int, int] = {}
         self._attendance = Attendance()
         self.is_behind = False
+        self.is_frozen = False
         self._told = (0, 0)
         self._backup_told = 0
         self._moved = False
@@ -164,7 +168,7 @@ class GroupClocks:
         """
         counted = [clock for rank, clock in self._clocks.items() if rank not in self._idle]
         self.is_behind = False
-        if not counted:
+        if not counted or self.is_frozen:
             return
         lowest = min(counted)
         # Round c closes when so many have ended it, so at the clock that so many have reached.
@@ -190,6 +194,8 @@ class GroupClocks:
             Rounds below it are folded by every live server. None: all that are closed. What is told
             waits for that, so that whoever a notice lets through finds what it came for.
         """
+        if self.is_frozen:
+            return False
         minimum, rounds = self._told
         rounds = max(rounds, self.rounds if folded is None else min(folded, self.rounds))
         minimum = max(minimum, min(self.minimum, rounds) if self.keeps_rounds else self.minimum)
@@ -226,6 +232,36 @@ class GroupClocks:
             for first, last, session in of_rank:
                 if last > rounds:
                     self._attendance.add(rank, session, max(first, rounds), last)
+
+    def freeze(self, notice: int) -> None:
+        """Stand still after `restore`, until `resume`; notices have higher numbers than `notice`.
+
+        Steps that workers report meanwhile are taken, but move nothing.
+        """
+        self.is_frozen = True
+        self.notice = notice
+
+    def resume(self, minimum: int, rounds: int) -> None:
+        """Go on, now that every live worker said its clock or has ended.
+
+        Parameters
+        ----------
+        minimum, rounds : int
+            The highest that any of them was told. A worker that was idle may be behind them and
+            comes back at the minimum, as it would have.
+        """
+        if self.keeps_rounds:
+            # Closed rounds were in the journal before anybody was told.
+            rounds = min(rounds, self.rounds)
+            minimum = min(minimum, self.rounds)
+        self.rounds = max(self.rounds, rounds, minimum)
+        self.minimum = max(self.minimum, minimum)
+        self._clocks = {rank: max(self.minimum, clock) for rank, clock in self._clocks.items()}
+        self._told = (minimum, max(minimum, rounds))
+        self._moved = True
+        self.is_frozen = False
+        self._attendance.forget_below(self.rounds)
+        self.advance()
 
     def _log_rounds(self, closable: int) -> int:
         """Put rounds below `closable` into the log; return up to where it was done."""

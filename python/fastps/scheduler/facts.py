@@ -14,8 +14,10 @@ from fastps.scheduler.rounds import RoundLog
 from fastps.scheduler.servers import Servers
 from fastps.scheduler.tables import TableRegistry
 
-__all__ = ["Facts"]
+__all__ = ["INCARNATION_SHIFT", "Facts", "incarnation_of"]
 
+# Numbers of maps and notices of an incarnation are higher than all of those before.
+INCARNATION_SHIFT = 32
 # Bounds on what strangers can make the scheduler hold.
 GROUPS_MAX = 1024
 GROUP_NAME_BYTES_MAX = 128
@@ -119,10 +121,15 @@ class Facts:
 
     def _add_group(self, name: str, num_workers: int, now: float) -> Group:
         number = len(self.groups)
-        group = Group(number, num_workers, now, self.shape.patience, self.round_log)
+        group = Group(number, num_workers, now, self.shape.patience, self.round_log, self.record)
         self.groups[name] = group
         return group
 
 
+def incarnation_of(version: int) -> int:
+    """Return whose map has that version, or whose notice that number."""
+    return version >> INCARNATION_SHIFT
+
+
 def _first_version(incarnation: int) -> int:
-    return (incarnation << 32) | 1
+    return (incarnation << INCARNATION_SHIFT) | 1

@@ -5,7 +5,7 @@ Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastps.errors import ConfigError
 from fastps.scheduler.actions import Ticket
@@ -14,6 +14,7 @@ from fastps.scheduler.chunks import Answer, ChunkQueue, Worker
 from fastps.scheduler.clocks import GroupClocks
 from fastps.scheduler.messages import Barrier, Chunk, Message, NextChunk, Passed, ReturnChunk
 from fastps.scheduler.pace import StalenessSums, StepTimes
+from fastps.scheduler.records import BarrierPassed, ChunkMoved, PassStarted, Record
 from fastps.scheduler.rounds import RoundLog
 
 __all__ = ["Group", "Released"]
@@ -44,6 +45,8 @@ class Group:
         Seconds after which an expected rank is given up.
     log : RoundLog
         Where its closed rounds go.
+    record : callable (Record) -> None
+        Takes what must be in the journal before anybody hears of it.
 
     Attributes
     ----------
@@ -58,7 +61,13 @@ class Group:
     """
 
     def __init__(
-        self, number: int, num_workers: int, now: float, patience: float, log: RoundLog
+        self,
+        number: int,
+        num_workers: int,
+        now: float,
+        patience: float,
+        log: RoundLog,
+        record: Callable[[Record], None],
     ) -> None:
         self.number = number
         self.num_workers = num_workers
@@ -69,6 +78,7 @@ class Group:
         self.step_times: dict[int, StepTimes] = {}
         self.staleness = StalenessSums()
         self._patience = patience
+        self._record = record
         self._passes: dict[int, ChunkQueue] = {}
         for rank in range(num_workers):
             self._expect(rank, now)
@@ -161,9 +171,12 @@ class Group:
                 raise ConfigError(
                     f"chunks() was called {PASSES_MAX} times; use fewer passes of more items"
                 )
-            num_workers = max(1, self.num_workers)
-            queue = ChunkQueue(asked.n_items, asked.deterministic, num_workers, self._is_given_up)
-            self._passes[asked.pass_number] = queue
+            queue = self._start_pass(asked.pass_number, asked.n_items, asked.deterministic)
+            self._record(
+                PassStarted(
+                    self.number, asked.pass_number, asked.n_items, asked.deterministic, False
+                )
+            )
         queue.check_same(asked.n_items, asked.deterministic)
         answers = queue.next(worker, asked.done, ticket)
         if all(answer.worker != worker for answer in answers):
@@ -180,6 +193,30 @@ class Group:
     def passes(self) -> list[tuple[int, ChunkQueue]]:
         """Return the passes that are not finished, by number."""
         return sorted((n, queue) for n, queue in self._passes.items() if not queue.is_finished)
+
+    # From the journal.
+
+    def restore_pass(self, started: PassStarted) -> None:
+        """Begin a pass that was begun before."""
+        queue = self._start_pass(started.number, started.n_items, started.deterministic)
+        if started.is_finished:
+            queue.finish()
+
+    def restore_chunk(self, moved: ChunkMoved) -> None:
+        """Put an item where it was before.
+
+        Requires: its pass was restored.
+        """
+        self._passes[moved.number].restore(moved.item, moved.session, moved.is_done)
+
+    def _start_pass(self, number: int, n_items: int, deterministic: bool) -> ChunkQueue:
+        def on_move(item: int, session: int, is_done: bool) -> None:
+            self._record(ChunkMoved(self.number, number, item, session, is_done))
+
+        num_workers = max(1, self.num_workers)
+        queue = ChunkQueue(n_items, deterministic, num_workers, self._is_given_up, on_move)
+        self._passes[number] = queue
+        return queue
 
     def _expect(self, rank: int, now: float) -> None:
         self.expected[rank] = now + self._patience
@@ -208,6 +245,8 @@ class Group:
 
     def _release_barrier(self) -> list[Released]:
         released = self.barriers.release(self.clocks.ranks())
+        if released:
+            self._record(BarrierPassed(self.number, self.barriers.passed))
         self.clocks.wake(rank for rank, _ in released)
         return [(ticket, self._passed(rank)) for rank, ticket in released]
 

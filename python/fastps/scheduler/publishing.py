@@ -115,6 +115,8 @@ class Publisher:
         if group.number in self._groups_told:
             return []
         clocks = group.clocks
+        if clocks.is_frozen:
+            return []
         knows = beat.heard == clocks.notice and beat.clock == clocks.clock_of(session.rank)
         return [] if knows and not clocks.backup else [self._notice(session, group)]
 

@@ -14,13 +14,18 @@ from fastps.scheduler.messages import TableDefinition
 from fastps.scheduler.wire import JsonDict
 
 __all__ = [
+    "BarrierPassed",
+    "ChunkMoved",
     "GroupStarted",
     "IncarnationStarted",
     "JobStarted",
+    "PassStarted",
     "RankExpected",
     "RankGivenUp",
     "Record",
     "RoundClosed",
+    "RoundsForgotten",
+    "ServerExited",
     "ServerRegistered",
     "ServersScaled",
     "SessionEnded",
@@ -76,6 +81,14 @@ class ServersScaled(Record):
 
     num_servers: int
     leaving: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ServerExited(Record):
+    """The launcher saw a server's process end; ``final``: it is not started again."""
+
+    pid: int
+    final: bool
 
 
 @dataclass(frozen=True)
@@ -145,12 +158,62 @@ class RoundClosed(Record):
     members: tuple[tuple[int, ...], ...]
 
 
+@dataclass(frozen=True)
+class RoundsForgotten(Record):
+    """Stands for entries of the round log that everybody has and that are journalled no more.
+
+    Attributes
+    ----------
+    newest : int
+        The number of the entry before this record.
+    rounds : tuple of (group, round)
+        The groups, by number, of the entries that were left out, and rounds closed there.
+    """
+
+    newest: int
+    rounds: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class BarrierPassed(Record):
+    """A group, by number, has passed so many barriers."""
+
+    group: int
+    passed: int
+
+
+@dataclass(frozen=True)
+class PassStarted(Record):
+    """A pass of chunks of a group, by number, has its first worker.
+
+    ``is_finished``: every item is done, and no records of them follow.
+    """
+
+    group: int
+    number: int
+    n_items: int
+    deterministic: bool
+    is_finished: bool
+
+
+@dataclass(frozen=True)
+class ChunkMoved(Record):
+    """An item of a pass is in other hands: those of a session (0: nobody's), or it is done."""
+
+    group: int
+    number: int
+    item: int
+    session: int
+    is_done: bool
+
+
 _KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
         *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
-        *(SessionStarted, SessionEnded, RankExpected, RankGivenUp),
-        *(TableCreated, ViewsChanged, RoundClosed),
+        *(SessionStarted, SessionEnded, RankExpected, RankGivenUp, ServerExited),
+        *(TableCreated, ViewsChanged, RoundClosed, RoundsForgotten),
+        *(BarrierPassed, PassStarted, ChunkMoved),
     )
 }
 

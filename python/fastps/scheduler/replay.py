@@ -1,7 +1,8 @@
 """From the journal's records back to the state of a job. Pure.
 
-What comes back: sessions and their ranks, servers, tables, closed rounds, and for each rank a clock
-that it has at least. Steps since then, idleness, barriers and chunks are not in the journal.
+What comes back: sessions and their ranks, servers, tables, closed rounds, barriers passed, who has
+which chunk, and for each rank a clock that it has at least. Steps since then and who is idle are
+not in the journal: `recovery` asks the workers.
 """
 
 from __future__ import annotations
@@ -54,17 +55,10 @@ class Replay:
         state = self.state
         if isinstance(record, r.GroupStarted):
             state.group_of(record.group, self._now)
-        elif isinstance(record, r.ServerRegistered):
-            state.servers.register(
-                record.boot_id,
-                record.endpoints,
-                record.pid,
-                self._now,
-                record.rounds,
-                record.chain_endpoints,
-            )
-        elif isinstance(record, r.ServersScaled):
-            state.servers.scale(record.num_servers, record.leaving)
+        elif isinstance(record, (r.BarrierPassed, r.PassStarted, r.ChunkMoved)):
+            self._take_wait(record)
+        elif isinstance(record, (r.ServerRegistered, r.ServerExited, r.ServersScaled)):
+            self._take_server(record)
         elif isinstance(record, r.IncarnationStarted):
             state.incarnation = max(state.incarnation, record.incarnation)
         elif isinstance(record, r.ViewsChanged):
@@ -76,12 +70,8 @@ class Replay:
             story.expected = isinstance(record, r.RankExpected)
         elif isinstance(record, r.TableCreated):
             self._take_table(record)
-        elif isinstance(record, r.RoundClosed):
-            self._rounds[record.group] = record.round + 1
-            members = tuple((rank, session) for rank, session in record.members)
-            state.round_log.append(RoundEntry(record.group, record.round, members))
-            if not state.round_log.has_room:
-                state.round_log.forget_to(state.round_log.forgotten + 1)
+        elif isinstance(record, (r.RoundClosed, r.RoundsForgotten)):
+            self._take_round(record)
         state.bump()
 
     def finish(self) -> SchedulerState:
@@ -129,6 +119,43 @@ class Replay:
         story.session, story.expected = None, record.counts
         if started.clock < record.clock:
             story.intervals.append((started.clock, record.clock, record.session))
+
+    def _take_server(self, record: r.ServerRegistered | r.ServerExited | r.ServersScaled) -> None:
+        servers = self.state.servers
+        if isinstance(record, r.ServersScaled):
+            servers.scale(record.num_servers, record.leaving)
+        elif isinstance(record, r.ServerExited):
+            servers.exited(record.pid, record.final, self._now)
+        else:
+            servers.register(
+                record.boot_id,
+                record.endpoints,
+                record.pid,
+                self._now,
+                record.rounds,
+                record.chain_endpoints,
+            )
+
+    def _take_round(self, record: r.RoundClosed | r.RoundsForgotten) -> None:
+        round_log = self.state.round_log
+        if isinstance(record, r.RoundsForgotten):
+            self._rounds.update((group, rounds) for group, rounds in record.rounds)
+            round_log.renumber(record.newest)
+            return
+        self._rounds[record.group] = record.round + 1
+        members = tuple((rank, session) for rank, session in record.members)
+        round_log.append(RoundEntry(record.group, record.round, members))
+        if not round_log.has_room:
+            round_log.forget_to(round_log.forgotten + 1)
+
+    def _take_wait(self, record: r.BarrierPassed | r.PassStarted | r.ChunkMoved) -> None:
+        group = next(each for each in self.state.groups.values() if each.number == record.group)
+        if isinstance(record, r.BarrierPassed):
+            group.barriers.passed = record.passed
+        elif isinstance(record, r.PassStarted):
+            group.restore_pass(record)
+        else:
+            group.restore_chunk(record)
 
     def _take_table(self, record: r.TableCreated) -> None:
         state, definition = self.state, record.definition

@@ -141,6 +141,11 @@ class RoundLog:
             first.setdefault(entry.group, entry.round)
         return first
 
+    def renumber(self, newest: int) -> None:
+        """Give the newest entry this number, which is not lower: others before it are left out."""
+        self.forgotten += newest - self.newest
+        self.newest = newest
+
     def forget_to(self, number: int) -> None:
         """Forget the entries up to this number: nobody needs them any more."""
         while self.forgotten < min(number, self.newest):

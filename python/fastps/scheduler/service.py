@@ -16,6 +16,7 @@ import zmq
 from fastps.errors import ConfigError, WireError
 from fastps.scheduler import cluster_map
 from fastps.scheduler import messages as m
+from fastps.scheduler.condense import condense
 from fastps.scheduler.journal import Journal
 from fastps.scheduler.records import Record
 from fastps.scheduler.state import (
@@ -42,6 +43,9 @@ BATCH_MAX = 1000
 # Connections may be many and each may lag by some maps; memory is bounded by MESSAGE_BYTES_MAX.
 QUEUE_MESSAGES = 1000
 HANDSHAKE_MS = 2000  # cpp/base/limits.h: kHandshakeMs
+# So many records more than after the last time: the journal is made shorter, which takes some
+# 0.2 s. A scheduler that is restarted has to read it all.
+CONDENSE_RECORDS = 20_000
 
 
 class SchedulerService:
@@ -81,6 +85,7 @@ class SchedulerService:
         self._state = state
         self._journal = journal
         self._unwritten: list[Record] = []
+        self._condense_at = CONDENSE_RECORDS + (journal.n_records if journal else 0)
         self._stop = threading.Event()
         self._blob = b""
         self._blob_version = 0
@@ -121,6 +126,7 @@ class SchedulerService:
                 if now - last_tick >= TICK_SECONDS * 0.9 or away:
                     last_tick = now
                     self._act(self._state.tick(now), now)
+                    self._condense()
         finally:
             self._socket.close()
 
@@ -148,6 +154,8 @@ class SchedulerService:
                 self._drop("malformed heartbeat")
             else:
                 self._act(self._state.heartbeat(peer, beat, now), now)
+                if self._state.deposed_by:
+                    self._drop(f"deposed by a newer scheduler ({self._state.deposed_by})")
             return
         try:
             envelope = m.decode(content)
@@ -202,6 +210,17 @@ class SchedulerService:
             return False
         self._unwritten.clear()
         return True
+
+    def _condense(self) -> None:
+        if self._journal is None or self._journal.n_records < self._condense_at:
+            return
+        before = self._journal.n_records
+        try:
+            self._journal.replace(condense(self._journal.read(), self._state.round_log.forgotten))
+        except OSError as error:
+            log.warning("the journal stays long: %s", error)
+        self._condense_at = max(2 * self._journal.n_records, CONDENSE_RECORDS)
+        log.debug("the journal has %d records, it had %d", self._journal.n_records, before)
 
     def _reply(self, reply: Reply, now: float) -> None:
         envelope = m.Envelope(reply.request, self._state.cluster_id, reply.message)

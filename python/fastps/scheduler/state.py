@@ -27,10 +27,16 @@ from fastps.scheduler.actions import (
     in_order,
     refusal,
 )
-from fastps.scheduler.facts import Facts
+from fastps.scheduler.facts import Facts, incarnation_of
 from fastps.scheduler.membership import Session, check_boot_id, check_endpoints
 from fastps.scheduler.publishing import Publisher
-from fastps.scheduler.records import RoundClosed, ServerRegistered, ServersScaled
+from fastps.scheduler.records import (
+    RoundClosed,
+    ServerExited,
+    ServerRegistered,
+    ServersScaled,
+)
+from fastps.scheduler.recovery import Recovery
 from fastps.scheduler.servers import SERVERS_MAX, Server
 from fastps.scheduler.status import status_of
 from fastps.scheduler.table_requests import TableRequests
@@ -66,6 +72,12 @@ class SchedulerState(Facts):
         Random, more than 0: messages of another cluster are refused.
     now : float
         Seconds of a steady clock.
+
+    Attributes
+    ----------
+    deposed_by : int
+        The incarnation of a newer scheduler of this job that somebody knows of, else 0. A scheduler
+        that was deposed answers nobody and tells nothing.
     """
 
     def __init__(self, shape: JobShape, cluster_id: int, now: float) -> None:
@@ -75,6 +87,8 @@ class SchedulerState(Facts):
         self._workers = Workers(self, self._tables)
         self._publisher = Publisher(self)
         self.views = Views(self)
+        self._recovery = Recovery(self)
+        self.deposed_by = 0
         self._rounds_recorded = 0
         self._handlers: dict[type[m.Message], Callable[[Ticket, Any, float], list[Action]]] = {
             m.Join: self._workers.join,
@@ -97,14 +111,20 @@ class SchedulerState(Facts):
     def handle(self, peer: bytes, request: int, message: m.Message, now: float) -> list[Action]:
         """Take one request. Its answer may come from a later call."""
         ticket = (peer, request)
+        if self.deposed_by:
+            return []
+        if self._recovery.holds(ticket, message):
+            return self._finish([], now)
+        return self._finish(self._answer(ticket, message, now), now)
+
+    def _answer(self, ticket: Ticket, message: m.Message, now: float) -> list[Action]:
         handler = self._handlers.get(type(message))
         try:
             if handler is None:
                 raise WireError(f"{type(message).__name__} is not a request")
-            actions = handler(ticket, message, now)
+            return handler(ticket, message, now)
         except FastPSError as error:
-            actions = [refusal(ticket, error)]
-        return self._finish(actions, now)
+            return [refusal(ticket, error)]
 
     def heartbeat(self, peer: bytes, beat: Beat, now: float) -> list[Action]:
         """Take one heartbeat; the answer is whatever its sender has missed."""
@@ -118,6 +138,11 @@ class SchedulerState(Facts):
         if member is None or member.boot_id != beat.boot_id.hex():
             # A session that has ended learns it from the map.
             return [PublishMap((peer,))] if beat.map_version < self.version else []
+        known = max(beat.incarnation, incarnation_of(beat.map_version))
+        if known > self.incarnation:
+            self.deposed_by = known
+        if self.deposed_by:
+            return []
         member.peer = peer
         member.map_version = max(member.map_version, min(beat.map_version, self.version))
         member.requests = beat.requests
@@ -129,6 +154,7 @@ class SchedulerState(Facts):
             actions += self._publisher.late_rounds(member, beat, now)
             return self._finish(actions, now)
         self._workers.heard(member, beat, now)
+        self._recovery.heard(member, beat)
         actions = self._finish(actions, now)
         return in_order([*actions, *self._publisher.late_notice(member, beat)])
 
@@ -136,7 +162,8 @@ class SchedulerState(Facts):
         """Take a server's report of the shards that change."""
         server = self.servers.find(report.server)
         if (
-            report.cluster_id != self.cluster_id
+            self.deposed_by
+            or report.cluster_id != self.cluster_id
             or server is None
             or server.boot_id != report.boot_id.hex()
             or report.map_version > self.version
@@ -150,6 +177,8 @@ class SchedulerState(Facts):
 
     def tick(self, now: float) -> list[Action]:
         """Let time pass: leases, silences and patience run out."""
+        if self.deposed_by:
+            return []
         if self.servers.tick(now):
             self.bump()
         self.views.tick(now)
@@ -177,8 +206,19 @@ class SchedulerState(Facts):
         self.sessions.restart_suspicion(now)
         self.views.restart_suspicion(now)
 
+    def go_on(self) -> None:
+        """Take up the job of replayed records, as the next incarnation of its scheduler."""
+        self.start_incarnation(self.incarnation + 1)
+        self._recovery.begin()
+
+    def awaited(self) -> list[int]:
+        """Return the sessions that were not heard of since a restart: they hold up their groups."""
+        return self._recovery.awaited()
+
     def _finish(self, actions: list[Action], now: float) -> list[Action]:
         """Add what a step makes possible for others."""
+        for ticket, message in self._recovery.over():
+            actions = [*actions, *self._answer(ticket, message, now)]
         answers = self._tables.serve()
         self.views.settle(now)
         actions = self._publisher.of_step([*actions, *answers], now)
@@ -230,6 +270,7 @@ class SchedulerState(Facts):
     def _process_exited(self, ticket: Ticket, asked: m.ProcessExited, now: float) -> list[Action]:
         actions: list[Action] = []
         if asked.role == "server":
+            self.record(ServerExited(asked.pid, asked.final))
             if self.servers.exited(asked.pid, asked.final, now) is not None:
                 self.bump()
         elif asked.role == "worker" and asked.rank is not None and asked.rank <= RANK_MAX:

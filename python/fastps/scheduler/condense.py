@@ -1,0 +1,93 @@
+"""A journal without what later records make superfluous, so that replaying stays quick. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastps.scheduler import records as r
+
+__all__ = ["condense"]
+
+
+def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
+    """Return fewer records that `replay` makes the same state of.
+
+    Of each item of a pass the newest word stays, of a finished pass only that it is; of barriers
+    and incarnations the newest; of closed rounds those that somebody may still need.
+
+    Parameters
+    ----------
+    journalled : sequence of Record
+        All records of a job, oldest first.
+    forgotten : int
+        Entries of the round log up to this number are needed by nobody.
+    """
+    kept = _newest_only(_without_finished(journalled))
+    return _without_rounds(kept, forgotten)
+
+
+def _without_finished(journalled: Sequence[r.Record]) -> list[r.Record]:
+    """Leave out the items of passes all of whose items are done."""
+    n_done: dict[tuple[int, int], int] = {}
+    for record in journalled:
+        if isinstance(record, r.ChunkMoved) and record.is_done:
+            pass_ = (record.group, record.number)
+            n_done[pass_] = n_done.get(pass_, 0) + 1
+    finished = {
+        (each.group, each.number)
+        for each in journalled
+        if isinstance(each, r.PassStarted)
+        and n_done.get((each.group, each.number), 0) == each.n_items
+    }
+    kept: list[r.Record] = []
+    for record in journalled:
+        if isinstance(record, r.PassStarted) and (record.group, record.number) in finished:
+            kept.append(
+                r.PassStarted(
+                    record.group, record.number, record.n_items, record.deterministic, True
+                )
+            )
+        elif not isinstance(record, r.ChunkMoved) or (record.group, record.number) not in finished:
+            kept.append(record)
+    return kept
+
+
+def _newest_only(journalled: Sequence[r.Record]) -> list[r.Record]:
+    """Leave out what a later record of the same thing replaces."""
+    seen: set[object] = set()
+    kept: list[r.Record] = []
+    for record in reversed(journalled):
+        thing: object = None
+        if isinstance(record, r.ChunkMoved):
+            thing = (r.ChunkMoved, record.group, record.number, record.item)
+        elif isinstance(record, r.BarrierPassed):
+            thing = (r.BarrierPassed, record.group)
+        elif isinstance(record, r.IncarnationStarted):
+            thing = r.IncarnationStarted
+        if thing is None or thing not in seen:
+            kept.append(record)
+        seen.add(thing)
+    return kept[::-1]
+
+
+def _without_rounds(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
+    """Let one record stand for the closed rounds that are not needed."""
+    number = 0
+    rounds: dict[int, int] = {}
+    kept: list[r.Record] = []
+    last = -1  # where in `kept` the one record stands
+    for record in journalled:
+        if isinstance(record, r.RoundsForgotten):
+            number = record.newest
+            rounds.update((group, below) for group, below in record.rounds)
+        elif isinstance(record, r.RoundClosed) and number < forgotten:
+            number += 1
+            rounds[record.group] = record.round + 1
+        else:
+            kept.append(record)
+            continue
+        if last >= 0:
+            del kept[last]
+        last = len(kept)
+        kept.append(r.RoundsForgotten(number, tuple(sorted(rounds.items()))))
+    return kept
