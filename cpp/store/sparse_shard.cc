@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/hash.h"
@@ -136,9 +137,9 @@ class SparseShard final : public ShardData {
     image->Reserve(sizeof(uint64_t) + n_bytes + sizeof(uint64_t));  // the checksum follows
     image->Put(uint64_t{index_.size()});
     std::byte* to = image->Extend(n_bytes);
-    index_.ForEach([&](Key key, const uint32_t& payload) {
+    ForEachRow([&](Key key, const float* row) {
       std::memcpy(to, &key, sizeof(key));
-      std::memcpy(to + sizeof(key), RowOf(payload), row_bytes);
+      std::memcpy(to + sizeof(key), row, row_bytes);
       to += sizeof(key) + row_bytes;
     });
   }
@@ -170,8 +171,8 @@ class SparseShard final : public ShardData {
   uint64_t Digest() const override {
     const size_t row_bytes = row_floats_ * sizeof(float);
     uint64_t sum = 0;
-    index_.ForEach([&](Key key, const uint32_t& payload) {
-      sum += Xxh64({reinterpret_cast<const char*>(RowOf(payload)), row_bytes}, MixKey(key));
+    ForEachRow([&](Key key, const float* row) {
+      sum += Xxh64({reinterpret_cast<const char*>(row), row_bytes}, MixKey(key));
     });
     return sum;
   }
@@ -225,6 +226,25 @@ class SparseShard final : public ShardData {
       if (next < places.size()) fetch(next, &rows[next / kBlockKeys % 2]);
       const size_t n = std::min(kBlockKeys, places.size() - begin);
       work(rows[begin / kBlockKeys % 2].data(), begin, n);
+    }
+  }
+
+  // Calls visit(key, row) for all rows, each fetched some rows before its turn: rows lie in the
+  // order in which they were made, which is not that of the index.
+  template <class Visit>
+  void ForEachRow(Visit visit) const {
+    std::array<std::pair<Key, const float*>, kBlockKeys> fetched;
+    size_t n = 0;
+    index_.ForEach([&](Key key, const uint32_t& payload) {
+      auto& [next_key, next_row] = fetched[n % kBlockKeys];
+      if (n >= kBlockKeys) visit(next_key, next_row);
+      next_key = key;
+      next_row = RowOf(payload);
+      if (!inline_rows_) PrefetchRow(next_row);
+      ++n;
+    });
+    for (size_t i = n - std::min(n, kBlockKeys); i < n; ++i) {
+      visit(fetched[i % kBlockKeys].first, fetched[i % kBlockKeys].second);
     }
   }
 
