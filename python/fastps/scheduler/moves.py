@@ -81,9 +81,9 @@ class Planner:
         """Take note that a server came, went, became suspect or fit, or is to leave."""
         servers = self._facts.servers
         staying, fit = servers.staying(), servers.fit()
+        self._is_stale = True
         if (staying, fit) != (self._staying, self._fit):
             self._targets.clear()
-            self._is_stale = True
         stay_as_they_were = staying == self._staying
         self._staying, self._fit = staying, fit
         if not stay_as_they_were:
