@@ -96,19 +96,19 @@ class Checker:
             self.wrong(f"shard {shard}: view {number} is journalled after view {former}")
         reports = self._reports.pop(shard, {})
         self._sealed_since.pop(shard, None)
-        silent = [server for server in chain if server not in reports]
-        if silent:
-            self.wrong(f"shard {shard}: {silent} are in view {number} but did not report sealed")
-        elif not any(server in members for server in chain):
-            self.wrong(f"shard {shard}: nobody of view {former} is in view {number}")
-        else:
-            indexes = [reports[server] for server in chain]
-            joined = any(server not in members for server in chain)
-            in_order = [server for server in members if server in chain] == list(chain)
-            if (joined or not in_order) and len(set(indexes)) > 1:
-                self.wrong(f"shard {shard}: view {number} {chain} has unequal indexes {indexes}")
-            if indexes[0] != max(indexes):
-                self.wrong(f"S1: shard {shard}: the head of view {number} is not the most advanced")
+        unheard = [server for server in chain if server not in reports]
+        if unheard:
+            self.wrong(f"shard {shard}: {unheard} are in view {number} but did not report sealed")
+        # A successor's log is a prefix of its predecessor's; whoever joins must have all of it.
+        highest = max((reports[server] for server in members if server in reports), default=-1)
+        kept = [server for server in members if server in chain]
+        in_order = kept == list(chain)
+        for place, server in enumerate(chain):
+            if reports[server] != highest and (place == 0 or not in_order):
+                self.wrong(
+                    f"S1: shard {shard}: view {number} {chain} comes of view {former} {members}, "
+                    f"and the indexes are {reports}"
+                )
         self.views[shard] = (number, chain)
 
     def scheduler_started(self) -> None:
@@ -208,7 +208,7 @@ class Checker:
                 return f"{worker} (session {worker.session}) waits for {worker.waits_for}"
         view = scheduler.view()
         alive = [each for each in cluster.live_servers() if each.chain is not None]
-        staying = len(alive) - cluster.n_leaving()
+        staying = max(1, len(alive) - cluster.n_leaving())
         lost = self.lost_shards()
         shards = (
             self._unsettled_shard(at, shard, staying, view.version)
@@ -221,7 +221,7 @@ class Checker:
         spec = self._cluster.plan.tables[at[0] - 1]
         if shard.sealed or shard.joiner is not None:
             return f"shard {at} is {shard}"
-        if len(shard.chain) != min(spec.replication, n_servers):
+        if not min(spec.replication, n_servers) <= len(shard.chain) <= spec.replication:
             return f"shard {at} has {len(shard.chain)} copies: {shard}"
         states = []
         for server_id in shard.chain:

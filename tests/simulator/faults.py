@@ -105,7 +105,7 @@ def make_plan(seed: int) -> Plan:
     n_servers = chance.choice((2, 3, 3, 3, 4))
     n_workers = chance.choice((2, 2, 3))
     theme = chance.choices(list(THEME_WEIGHTS), list(THEME_WEIGHTS.values()))[0]
-    load_time = int(chance.uniform(2.5, 6.0) * SECOND)
+    load_time = int(chance.uniform(1.5, 4.5) * SECOND)
     tables = tuple(
         _table(chance, number, n_servers) for number in range(1, chance.choice((1, 1, 2)) + 1)
     )

@@ -38,6 +38,14 @@ class Assigned(NamedTuple):
     part: Part
 
 
+class Folded(NamedTuple):
+    """What a counter key under BSP holds after a round; unless pushes to a lost shard are in it."""
+
+    counts: list[int]
+    total: float
+    is_known: bool
+
+
 class Histories:
     """What was done to every key, by the workers' own word.
 
@@ -55,6 +63,8 @@ class Histories:
         self._cluster = cluster
         self._ranks: dict[int, int] = {}
         self._pushed: defaultdict[Key, list[Pushed]] = defaultdict(list)
+        self._of_step: defaultdict[Key, dict[tuple[int, int], list[Pushed]]] = defaultdict(dict)
+        self._folded: defaultdict[Key, list[Folded]] = defaultdict(list)
         self._assigned: defaultdict[Key, list[Assigned]] = defaultdict(list)
         self._issued: defaultdict[Key, list[int]] = defaultdict(lambda: [0] * LANES)
         self._acknowledged: defaultdict[tuple[int, int, int], int] = defaultdict(int)
@@ -86,6 +96,8 @@ class Histories:
             if operation.kind == data.PUSH:
                 pushed = Pushed(worker.session, operation.clock, row[SUM_LANE], part)
                 self._pushed[table, key].append(pushed)
+                of_step = self._of_step[table, key]
+                of_step.setdefault((operation.clock, worker.session), []).append(pushed)
                 self._issued[table, key][lane_of(worker.session)] += 1
             else:
                 self._assigned[table, key].append(Assigned(row[lane_of(worker.session)], part))
@@ -190,37 +202,44 @@ class Histories:
 
     def _check_rounds(self, spec: TableSpec, key: int, row: Row, rounds: int, what: str) -> None:
         """S4, S6: exactly the pushes of the rounds' journalled members, with the same bits."""
-        counts = [0] * LANES
-        total = 0.0
-        for number in range(self._checker.first_round[spec.table_id], rounds):
-            members = self._checker.rounds.get(number)
+        at = (spec.table_id, key)
+        first = self._checker.first_round[spec.table_id]
+        folded = self._folded[at]
+        while first + len(folded) < rounds:
+            members = self._checker.rounds.get(first + len(folded))
             if members is None:
+                number = first + len(folded)
                 self._checker.wrong(f"S4: {what}: round {number} is not journalled as closed")
                 return
-            of_round = [
-                each
-                for each in self._pushed[spec.table_id, key]
-                if each.step == number and members.get(self._ranks[each.session]) == each.session
-            ]
-            if any(each.part.abandoned for each in of_round):
-                return
-            # Call order within a session is the order of the list; workers add in rank order.
-            added: float | None = None
-            for rank in sorted(members):
-                of_rank: float | None = None
-                for each in of_round:
-                    if self._ranks[each.session] == rank:
-                        counts[lane_of(each.session)] += 1
-                        addend = _single(each.addend)
-                        of_rank = addend if of_rank is None else _single(of_rank + addend)
-                if of_rank is not None:
-                    added = of_rank if added is None else _single(added + of_rank)
-            if added is not None:
-                total = _single(total + added)
-        if list(row[:LANES]) != counts:
-            self._checker.wrong(f"S4: {what}: lanes are {row[:LANES]}, the rounds hold {counts}")
-        elif row[SUM_LANE] != total:
-            self._checker.wrong(f"S6: {what}: the sum is {row[SUM_LANE]!r}, not {total!r}")
+            before = folded[-1] if folded else Folded([0] * LANES, 0.0, True)
+            folded.append(self._fold(at, first + len(folded), members, before))
+        wanted = folded[rounds - first - 1] if rounds > first else Folded([0] * LANES, 0.0, True)
+        if not wanted.is_known:
+            return
+        if list(row[:LANES]) != wanted.counts:
+            self._checker.wrong(
+                f"S4: {what}: lanes are {row[:LANES]}, the rounds hold {wanted.counts}"
+            )
+        elif row[SUM_LANE] != wanted.total:
+            self._checker.wrong(f"S6: {what}: the sum is {row[SUM_LANE]!r}, not {wanted.total!r}")
+
+    def _fold(self, at: Key, number: int, members: dict[int, int], before: Folded) -> Folded:
+        """Return what a key holds after a round: sums start with their first addend.
+
+        Requires: the round is closed. So its members had every push of it acknowledged.
+        """
+        counts, added, is_known = list(before.counts), None, before.is_known
+        for rank in sorted(members):
+            of_rank: float | None = None
+            for each in self._of_step[at].get((number, members[rank]), ()):
+                is_known = is_known and not each.part.abandoned
+                counts[lane_of(each.session)] += 1
+                addend = _single(each.addend)
+                of_rank = addend if of_rank is None else _single(of_rank + addend)
+            if of_rank is not None:
+                added = of_rank if added is None else _single(added + of_rank)
+        total = before.total if added is None else _single(before.total + added)
+        return Folded(counts, total, is_known)
 
     def _check_register(self, table: int, key: int, row: Row, own: int, what: str) -> None:
         """S3: assignments act in order, so what is read is the last or a later one."""

@@ -63,7 +63,7 @@ class SchedulerNode(Process):
         now = self._now()
         if journalled:
             self.state = replay(cluster.shape, journalled, now)
-            self.state.start_incarnation(self.state.incarnation + 1)
+            self.state.go_on()
         else:
             self.state = SchedulerState(cluster.shape, CLUSTER_ID, now)
         self._view: MapView | None = None

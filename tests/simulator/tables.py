@@ -59,12 +59,12 @@ class TableSpec:
     consistency: str  # ASP, SSP or BSP
     staleness: int = 0  # SSP
 
-    @property
+    @functools.cached_property
     def counters(self) -> tuple[tuple[int, ...], ...]:
         """The counter keys of each shard."""
         return tuple(each[:COUNTERS] for each in _keys_of(self.num_shards))
 
-    @property
+    @functools.cached_property
     def registers(self) -> tuple[tuple[int, ...], ...]:
         """The register keys of each shard, by lane."""
         return tuple(each[COUNTERS:] for each in _keys_of(self.num_shards))

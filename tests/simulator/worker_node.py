@@ -46,7 +46,7 @@ class WorkerNode(ClientNode):
         self.waits_for = "nothing"
         self._script = self._life()
         self._condition: Condition | None = None
-        self._running = False
+        self._running = self._leaving = False
         self.after(0, self._go)
 
     def _poke(self) -> None:
@@ -63,6 +63,9 @@ class WorkerNode(ClientNode):
         try:
             while True:
                 if self._ended is not None:
+                    if self._leaving:
+                        self.finished = True
+                        return
                     self._start_session()
                     self._script.close()
                     self._script = self._life()
@@ -106,7 +109,7 @@ class WorkerNode(ClientNode):
             yield from self._step()
         for spec in cluster.plan.tables:
             yield from self._pull(spec, n_shards=spec.num_shards)
-        self.waits_for = "leave"
+        self.waits_for, self._leaving = "leave", True
         yield from self._ask(m.Leave(self.session, {}, 0, self.clock, 0))
 
     def _join(self) -> Script:
