@@ -40,7 +40,9 @@ class LocalCluster:
     def _start_server(self, data_threads: int) -> None:
         boot_id = new_boot_id()
         server = _core.Server(boot_id, "tcp://127.0.0.1:*", data_threads)
-        register = RegisterServer(boot_id.hex(), tuple(server.endpoints), os.getpid())
+        register = RegisterServer(
+            boot_id.hex(), tuple(server.endpoints), os.getpid(), tuple(server.chain_endpoints)
+        )
         with contextlib.closing(SocketControl(self.address)) as control:
             registered, blob = control.call(register, 20.0)
         assert blob is not None

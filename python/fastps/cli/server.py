@@ -60,7 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
     boot_id = new_boot_id()
     server = _core.Server(boot_id, arguments.bind, arguments.data_threads)
     control = SocketControl(arguments.scheduler)
-    register = RegisterServer(boot_id.hex(), tuple(server.endpoints), os.getpid())
+    register = RegisterServer(
+        boot_id.hex(), tuple(server.endpoints), os.getpid(), tuple(server.chain_endpoints)
+    )
     registered, blob = control.call(register, settings.timeout)
     if blob is None:
         raise WireError(f"the scheduler at {arguments.scheduler} registered us without a map")

@@ -157,6 +157,13 @@ class SchedulerService:
                 if self._state.deposed_by:
                     self._drop(f"deposed by a newer scheduler ({self._state.deposed_by})")
             return
+        if content.startswith(cluster_map.REPORT_TAG):
+            report = cluster_map.decode_report(content)
+            if report is None:
+                self._drop("malformed report")
+            else:
+                self._act(self._state.report(peer, report, now), now)
+            return
         try:
             envelope = m.decode(content)
         except WireError as error:
