@@ -54,6 +54,7 @@ class Checker:
         self._sealed_since: dict[ShardId, int] = {}
         self._reports: dict[ShardId, dict[int, int]] = {}
         self._asked: dict[tuple[bytes, int], tuple[int, bool, dict[int, int]]] = {}
+        self._chains: dict[tuple[int, int, int], tuple[int, ...]] = {}
         self._heads: dict[tuple[bool, int, int, int], bytes] = {}
         self._digests: dict[tuple[int, ...], tuple[int, str]] = {}
 
@@ -71,6 +72,7 @@ class Checker:
                 self.n_tables += 1
                 for shard, chain in enumerate(record.chains):
                     self.views[self.n_tables, shard] = (1, tuple(chain))
+                    self._chains[self.n_tables, shard, 1] = tuple(chain)
                 self.first_round[self.n_tables] = record.first_round or 0
             elif isinstance(record, r.ViewsChanged):
                 for shard, number, *chain in record.shards:
@@ -110,6 +112,7 @@ class Checker:
                     f"and the indexes are {reports}"
                 )
         self.views[shard] = (number, chain)
+        self._chains[(*shard, number)] = chain
 
     def scheduler_started(self) -> None:
         """Forget what another life of the scheduler was told."""
@@ -167,6 +170,9 @@ class Checker:
             if part.code not in data.OK:
                 continue
             at = (is_pull, table, part.shard, views[part.shard])
+            n_copies = len(self._chains.get((table, part.shard, at[3]), ()))
+            if not is_pull and n_copies < self._cluster.plan.min_copies:
+                self.wrong(f"shard {at[1:3]} acknowledges with {n_copies} copies in view {at[3]}")
             if self._heads.setdefault(at, server.boot_id) != server.boot_id:
                 what = "answer pulls" if is_pull else "acknowledge"
                 self.wrong(f"S10: two servers {what} for shard {at[1:3]} in view {at[3]}")
@@ -208,7 +214,7 @@ class Checker:
                 return f"{worker} (session {worker.session}) waits for {worker.waits_for}"
         view = scheduler.view()
         alive = [each for each in cluster.live_servers() if each.chain is not None]
-        staying = max(1, len(alive) - cluster.n_leaving())
+        staying = max(1, len(alive) - sum(cluster.is_leaving(each.server_id) for each in alive))
         lost = self.lost_shards()
         shards = (
             self._unsettled_shard(at, shard, staying, view.version)
@@ -223,6 +229,9 @@ class Checker:
             return f"shard {at} is {shard}"
         if not min(spec.replication, n_servers) <= len(shard.chain) <= spec.replication:
             return f"shard {at} has {len(shard.chain)} copies: {shard}"
+        leaving = [each for each in shard.chain if self._cluster.is_leaving(each)]
+        if leaving and n_servers >= spec.replication:
+            return f"shard {at} is on {leaving}, which are to leave: {shard}"
         states = []
         for server_id in shard.chain:
             server = self._cluster.server_of_id[server_id]

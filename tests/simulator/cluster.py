@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class Result:
     n_faults: int
     n_lost_shards: int
     sim_seconds: float
+    cpu_seconds: float
     trace: str
 
 
@@ -96,13 +98,12 @@ class Cluster:
         """Return the servers that live, paused ones too."""
         return [each for each in self.servers.values() if each.alive]
 
-    def n_leaving(self) -> int:
-        """Return how many live servers are to give their shards away."""
+    def is_leaving(self, server_id: int) -> bool:
+        """Whether a server is to give its shards away."""
         assert self.scheduler is not None
-        servers = self.scheduler.state.servers
-        return sum(
-            servers.find(each.server_id).leaving for each in self.live_servers() if each.chain
-        )
+        server = self.scheduler.state.servers.find(server_id)
+        assert server is not None
+        return server.leaving
 
     def scheduler_died(self) -> None:
         """End the scheduler's process."""
@@ -114,7 +115,7 @@ class Cluster:
 
     def run(self) -> Result:
         """Run the schedule to its end."""
-        checker = self.checker
+        began, checker = time.process_time(), self.checker
         violation = ""
         try:
             self._run()
@@ -134,6 +135,7 @@ class Cluster:
             n_faults=self.n_faults,
             n_lost_shards=len(checker.lost_shards()),
             sim_seconds=self.world.now / SECOND,
+            cpu_seconds=time.process_time() - began,
             trace=self.trace.text() if self.trace is not None else "",
         )
 
@@ -171,6 +173,10 @@ class Cluster:
         for rank, worker in enumerate(self.workers):
             if not worker.alive:
                 self._start_worker(rank)
+        missing = self.plan.min_copies - len(self.live_servers())
+        dead = [address for address, server in self.servers.items() if not server.alive]
+        for address in dead[: max(0, missing)]:
+            self._start_server(address)
 
     # Processes.
 

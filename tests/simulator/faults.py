@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from simulator.network import Conditions
 from simulator.tables import TableSpec
@@ -62,11 +61,6 @@ class Plan:
     settle_time: int = 60 * SECOND  # faults are over: by then all must be well
     max_servers: int = 5
     heal: bool = True  # faults end with the load
-    scripts: Sequence[str] = field(default=())
-
-    def replication_of(self, spec: TableSpec) -> int:
-        """Return what a worker asks for."""
-        return spec.replication
 
     def __str__(self) -> str:
         tables = ", ".join(
@@ -109,6 +103,7 @@ def make_plan(seed: int) -> Plan:
     tables = tuple(
         _table(chance, number, n_servers) for number in range(1, chance.choice((1, 1, 2)) + 1)
     )
+    fewest = min(spec.replication for spec in tables)
     kinds = THEMES[theme]
     faults = []
     if kinds:
@@ -126,7 +121,7 @@ def make_plan(seed: int) -> Plan:
         load_time=load_time,
         think=chance.choice((20.0, 60.0, 60.0, 150.0)) * MS,
         lease=chance.choice((2.0, 4.0, 10.0)),
-        min_copies=1,
+        min_copies=2 if fewest > 1 and chance.random() < 0.2 else 1,
         may_lose=chance.random() < 0.05,
     )
 

@@ -69,7 +69,7 @@ class TableSpec:
         """The register keys of each shard, by lane."""
         return tuple(each[COUNTERS:] for each in _keys_of(self.num_shards))
 
-    def definition(self, replication: int | None) -> m.TableDefinition:
+    def definition(self) -> m.TableDefinition:
         """Return what a worker asks the scheduler for."""
         consistency: dict[str, object] = {"name": self.consistency}
         if self.consistency == "SSP":
@@ -80,5 +80,5 @@ class TableSpec:
             shape=(WIDTH,),
             consistency=consistency,
             num_shards=self.num_shards,
-            replication=replication,
+            replication=self.replication,
         )

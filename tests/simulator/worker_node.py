@@ -91,7 +91,7 @@ class WorkerNode(ClientNode):
         cluster, random = self.cluster, self.world.random
         yield from self._join()
         for spec in cluster.plan.tables:
-            definition = spec.definition(cluster.plan.replication_of(spec))
+            definition = spec.definition()
             info = yield from self._ask(m.CreateTable(self.session, definition))
             assert isinstance(info, m.TableInfo), info
             assert info.table_id == spec.table_id, "tables come in one order"
