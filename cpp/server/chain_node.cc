@@ -40,7 +40,11 @@ Entry EntryOf(const EntryHeader& header, Selection selection, std::span<const fl
 }  // namespace
 
 ChainNode::ChainNode(RequestHandler& handler, ThreadId thread, uint32_t n_threads)
-    : handler_(handler), thread_(thread), n_threads_(n_threads), snapshot_(handler.snapshot()) {}
+    : handler_(handler),
+      thread_(thread),
+      n_threads_(n_threads),
+      snapshot_(std::make_shared<const Snapshot>(
+          Snapshot{std::make_shared<const ClusterMap>(), nullptr, {}})) {}
 
 // Who is who.
 
