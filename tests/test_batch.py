@@ -161,6 +161,26 @@ def test_large_batches(
     assert len(batch.messages) <= 2 * (len(batch.keys) / goal + len(plan.lanes)) + by_parts + 1
 
 
+@pytest.mark.parametrize("n_keys", [50, 60_000])
+def test_parts_of_a_key_set_have_one_name_wherever_the_shards_lie(n_keys: int) -> None:
+    """A server may be asked by the names of one plan and another: they must mean the same keys."""
+    keys = np.random.default_rng(0).integers(0, 2**63, n_keys, dtype=np.uint64)
+    named = []
+    for n_servers, threads in ((1, 1), (2, 3), (5, 2)):
+        batch = _core_test.key_batch(plan_of(3, n_servers, threads), keys)
+        parts = {}
+        for message in batch.messages:
+            at = message["keys_begin"]
+            for (shard, *_, n, _), name in zip(message["parts"], message["set_parts"], strict=True):
+                assert name > 0
+                assert (shard, name) not in parts
+                parts[shard, name] = batch.keys[at : at + n].tolist()
+                at += n
+        named.append(parts)
+    assert named[0] == named[1] == named[2]
+    assert len(named[0]) == (3 if n_keys == 50 else 9)
+
+
 def test_no_keys_are_no_messages() -> None:
     for num_shards in (1, 256):
         batch = _core_test.key_batch(plan_of(num_shards), uint64s())

@@ -49,6 +49,21 @@ def test_a_pull_names_no_values_and_a_push_does() -> None:
     assert all(n == k * WIDTH for _, k, n in new_call("push").parts_of(0))
 
 
+def test_only_pushes_of_replicated_tables_always_carry_their_keys() -> None:
+    """They go on down the chain; and whoever takes them answers no pulls by the set's name."""
+    for op, replication, may_omit in (
+        ("pull", 1, True),
+        ("push", 1, True),
+        ("pull", 2, True),
+        ("push", 2, False),
+    ):
+        plan = plan_of(6, 1, row_width=WIDTH, replication=replication)
+        call = _core_test.Call(OPS[op], plan, KEYS, of_set=True)
+        assert call.may_omit_keys(0) == may_omit
+        assert call.set_parts_of(0) == [int(may_omit)] * 6
+    assert new_call("pull").set_parts_of(0) == [0] * 6
+
+
 def test_a_pull_ends_with_its_last_message() -> None:
     call = new_call("pull", n_servers=2)
     assert call.n_messages == 2

@@ -17,6 +17,8 @@ LANE_BYTES: int = LIMITS["lane_bytes_in_flight_max"]
 RESEND_MS: int = LIMITS["resend_after_ms"]
 RESEND_MS_MAX: int = LIMITS["resend_after_ms_max"]
 PAUSE_MS: int = LIMITS["retry_pause_ms"]
+PAUSE_MS_MAX: int = LIMITS["retry_pause_ms_max"]
+WRITES_MAX: int = LIMITS["writes_in_flight_per_shard_max"]
 
 
 class Lane:
@@ -27,9 +29,9 @@ class Lane:
         self.number_of_id: dict[int, int] = {}
         self.last_id = 0
 
-    def queue(self, *numbers: int, n_values: int = 0) -> None:
+    def queue(self, *numbers: int, n_values: int = 0, n_shard_writes: int = 0) -> None:
         for number in numbers:
-            self.in_flight.enqueue(number, n_values=n_values)
+            self.in_flight.enqueue(number, n_values=n_values, n_shard_writes=n_shard_writes)
 
     def send(self, now_ms: int = 0) -> list[int]:
         sent = []
@@ -114,6 +116,51 @@ def test_again_rests_the_lane_and_keeps_the_order(lane: Lane) -> None:
     assert lane.send(now_ms=200 + PAUSE_MS - 1) == []
     assert lane.send(now_ms=200 + PAUSE_MS) == [1, 4]
     assert lane.in_flight.pause_ends_ms(200 + PAUSE_MS) is None
+
+
+def test_the_more_often_again_comes_the_longer_the_lane_rests(lane: Lane) -> None:
+    lane.queue(1, 2)
+    now = 100
+    pause = PAUSE_MS
+    for _ in range(7):
+        assert lane.send(now) == [1, 2]
+        assert [lane.reply(number, now, again=True) for number in (1, 2)] == [1, 2]
+        assert lane.in_flight.pause_ends_ms(now) == now + pause, "once for both"
+        now += pause
+        pause = min(2 * pause, PAUSE_MS_MAX)
+    assert pause == PAUSE_MS_MAX
+    assert lane.send(now) == [1, 2]
+    lane.reply(1, now)
+    lane.reply(2, now, again=True)
+    assert lane.in_flight.pause_ends_ms(now) == now + PAUSE_MS, "something ended"
+
+
+@pytest.mark.parametrize("n_shard_writes", [1, 4])
+def test_later_writes_pass_one_that_waits_only_so_far(lane: Lane, n_shard_writes: int) -> None:
+    """A shard remembers so many answers: that of the write which waits must be among them."""
+    lane.queue(*range(1, 201), n_shard_writes=n_shard_writes)
+    sent = lane.send()
+    replied = [1]  # its answer is held back
+    while len(replied) < len(sent):
+        number = sent[len(replied)]
+        assert lane.reply(number) == number
+        replied.append(number)
+        sent += lane.send()
+    assert len(sent) * n_shard_writes == WRITES_MAX
+    lane.in_flight.restart_all(1)
+    assert lane.send(2) == [1], "going again frees nothing"
+    assert lane.reply(1, 3) == 1
+    assert len(lane.send(4)) > 1
+
+
+def test_reads_pass_what_waits(lane: Lane) -> None:
+    lane.queue(1, n_shard_writes=1)
+    lane.queue(*range(2, 300))
+    sent = lane.send()
+    for number in range(2, 300):
+        lane.reply(number)
+        sent += lane.send()
+    assert len(sent) == 299
 
 
 def test_a_pause_with_nothing_queued_is_none(lane: Lane) -> None:

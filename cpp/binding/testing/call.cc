@@ -23,18 +23,24 @@ using testing::SpanOf;
 // A call over the keys of one batch, with arrays of its own.
 class CallUnderTest {
  public:
-  CallUnderTest(int op, std::shared_ptr<ShardPlan> plan, const KeyArray& keys)
+  // `of_set`: the keys are those of a key set that the servers know.
+  CallUnderTest(int op, std::shared_ptr<ShardPlan> plan, const KeyArray& keys, bool of_set)
       : rows_(keys.size() * static_cast<py::ssize_t>(plan->spec().row_width)), flags_(keys.size()) {
     std::fill_n(rows_.mutable_data(), rows_.size(), -1.0f);
     std::fill_n(flags_.mutable_data(), flags_.size(), uint8_t{255});
     Status status;
-    std::unique_ptr<Batch> batch =
+    std::shared_ptr<const Batch> batch =
         op == static_cast<int>(Op::kScan)    ? MakeScanBatch(*plan, ShardId(0), 0, *pool_)
         : op == static_cast<int>(Op::kStats) ? MakeShardBatch(*plan)
                                              : MakeKeyBatch(*plan, SpanOf(keys), *pool_, &status);
     testing::RequireOk(status);
     const CallArrays arrays{rows_.data(), rows_.mutable_data(), flags_.mutable_data()};
-    call_.emplace(static_cast<Op>(op), std::move(plan), std::move(batch), arrays);
+    std::shared_ptr<KeySetState> set;
+    if (of_set) {
+      set = std::make_shared<KeySetState>(KeySetSignature{{1, 2}}, plan, batch);
+      for (size_t i = 0; i < batch->messages().size(); ++i) set->SetKnown(i);
+    }
+    call_.emplace(static_cast<Op>(op), std::move(plan), std::move(batch), arrays, std::move(set));
   }
 
   // True: the message has ended. False: it is to be sent again.
@@ -76,8 +82,18 @@ class CallUnderTest {
 
 void BindCall(py::module_& m) {
   py::class_<CallUnderTest>(m, "Call")
-      .def(py::init<int, std::shared_ptr<ShardPlan>, const KeyArray&>(), py::arg("op"),
-           py::arg("plan"), py::arg("keys"))
+      .def(py::init<int, std::shared_ptr<ShardPlan>, const KeyArray&, bool>(), py::arg("op"),
+           py::arg("plan"), py::arg("keys"), py::arg("of_set") = false)
+      .def("may_omit_keys",
+           [](CallUnderTest& c, size_t message) { return c.call().MayOmitKeys(message); })
+      .def("set_parts_of",
+           [](CallUnderTest& c, size_t message) {
+             std::vector<uint32_t> set_parts;
+             for (const PartHeader& part : c.call().PartsOf(message)) {
+               set_parts.push_back(part.set_part);
+             }
+             return set_parts;
+           })
       .def("on_reply", &CallUnderTest::OnReply, py::arg("message"), py::arg("frames"))
       .def(
           "parts_of",
