@@ -160,3 +160,45 @@ def test_whatever_happens_every_item_is_done_exactly_once(
 def test_an_answer_names_its_worker() -> None:
     work = Pass(1)
     assert work.queue.next(Worker(5, 2), None, (b"", 1))[0].worker == Worker(5, 2)
+
+
+@pytest.mark.parametrize("newest_only", [False, True])
+@given(
+    deterministic=st.booleans(),
+    steps=st.lists(st.tuples(st.sampled_from(["next", "back", "gone"]), st.integers(0, 2))),
+)
+def test_a_pass_comes_back_from_what_it_told(
+    newest_only: bool, deterministic: bool, steps: list[tuple[str, int]]
+) -> None:
+    given_up: set[int] = set()
+    told: list[tuple[int, int, bool]] = []
+
+    def make(on_move) -> ChunkQueue:
+        return ChunkQueue(7, deterministic, 2, lambda rank: rank in given_up, on_move)
+
+    queue = make(lambda *move: told.append(move))
+    holds: dict[int, int | None] = {}
+    for kind, rank in steps:
+        session = 10 + rank
+        if kind == "next":
+            answers = queue.next(Worker(session, rank), holds.pop(session, None), (b"", 0))
+        elif kind == "back":
+            answers = queue.give_back(session, None)
+            holds.pop(session, None)
+        else:
+            given_up.add(rank)
+            answers = queue.serve()
+        holds.update((answer.worker.session, answer.index) for answer in answers)
+    again = make(lambda *_: None)
+    words = {item: (item, *rest) for item, *rest in told}.values() if newest_only else told
+    for word in words:
+        again.restore(*word)
+    assert (again.n_done, again._held, again._fresh) == (queue.n_done, queue._held, queue._fresh)
+    assert [sorted(lane) for lane in again._returned] == [sorted(lane) for lane in queue._returned]
+
+
+def test_a_finished_pass_needs_no_items_to_come_back() -> None:
+    queue = ChunkQueue(3, False, 1, lambda _: False)
+    queue.finish()
+    (answer,) = queue.next(Worker(1, 0), None, (b"", 0))
+    assert answer.index is None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastps.cli import status
+from fastps.cli import scale, status
 from fastps.cli.main import SUBCOMMANDS, main
+from fastps.errors import FastPSTimeoutError
 from fastps.scheduler import messages as m
 from fastps.scheduler.state import JobShape, SchedulerState
 
@@ -65,6 +66,52 @@ def test_status_as_a_table() -> None:
     text = status.render(reply.message.status)
     for part in ("1 alive", "tcp://127.0.0.1:9", "2x3", "Accumulate", "expected", "group default"):
         assert part in text
+    for part in ("scheduler 1, up 1 s", "1 of 1", "256/256", "1.0 s ago", "no failover yet"):
+        assert part in text
+    said = reply.message.status
+    said["views"]["last_failover"] = {
+        "server": 3,
+        "reason": "exit",
+        "started_s_ago": 61.2,
+        "seconds": 0.734,
+        "shards": 12,
+    }
+    said["views"].update(moving=5, filling=2, sealed=1)
+    said["tables"][0]["redundancy"] = {"wanted": 2, "full": 200, "missing": 55, "lost": 1}
+    said["sessions_awaited"] = [1, 4]
+    text = status.render(said)
+    assert "5 shards changing (2 being filled, 1 sealed)" in text
+    assert "last failover 61 s ago: server 3 (exit), 12 shards, took 0.73 s" in text
+    assert "55 shards below 2, 1 shards lost" in text
+    assert "2 workers are still to say where they are" in text
+
+
+def _status(*states: str, wanted: int = 2, moving: int = 0) -> dict[str, object]:
+    servers = [{"state": state, "pid": n} for n, state in enumerate(states)]
+    return {"servers": servers, "servers_wanted": wanted, "views": {"moving": moving}}
+
+
+def test_scaling_says_what_is_left_to_do() -> None:
+    assert scale.progress(_status("alive", "alive"), 2) == ""
+    assert scale.progress(_status("alive", "suspect", "retired", "lost (exit)"), 2) == ""
+    assert scale.progress(_status("alive"), 2) == "1 of 2 servers are there"
+    assert (
+        scale.progress(_status("alive", "alive", "leaving", moving=7), 2)
+        == "1 servers are leaving, 7 shards are to move"
+    )
+    with pytest.raises(FastPSTimeoutError, match="meanwhile 3 are wanted"):
+        scale.progress(_status("alive", wanted=3), 2)
+
+
+def test_scale_tells_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["scale", "--job", "j", "--servers", "0"])
+    assert "whole number from 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["scale", "--job", "j", "--servers", "1", "--wait", "-1"])
+    assert "seconds from 0" in capsys.readouterr().err
+    assert main(["scale", "--job", "none.json", "--servers", "1"]) == 2
+    assert "cannot read the job file" in capsys.readouterr().err
 
 
 def test_doctor_shows_what_it_finds() -> None:

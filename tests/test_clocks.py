@@ -232,3 +232,35 @@ def test_the_minimum_never_falls_and_is_never_above_a_clock_that_counts(
             counted = clocks.clock_of(each)
             assert counted is not None
             assert clocks.is_idle(each) or counted >= clocks.minimum
+
+
+def test_frozen_clocks_take_steps_but_move_and_tell_nothing() -> None:
+    clocks = _group(2, backup=0)
+    clocks.restore({0: 1, 1: 0}, {}, {}, rounds=1)
+    clocks.freeze(notice=500)
+    _report(clocks, 5, 3)
+    assert (clocks.minimum, clocks.rounds) == (1, 1)
+    assert not clocks.settle()
+    clocks.resume(1, 1)
+    assert (clocks.minimum, clocks.rounds) == (3, 3)
+    assert clocks.settle()
+    assert clocks.notice == 501
+
+
+def test_what_was_told_stays_the_minimum_after_a_restart() -> None:
+    clocks = _group(2)
+    clocks.restore({0: 0, 1: 0}, {}, {}, rounds=0)
+    clocks.freeze(notice=1 << 32)
+    _report(clocks, 9, 2)  # rank 1 was idle
+    clocks.resume(7, 7)
+    assert (clocks.minimum, clocks.rounds, clocks.clock_of(1)) == (7, 7, 7)
+    assert clocks.settle()
+    assert clocks.told == (7, 7)
+
+
+def test_nobody_can_say_that_rounds_were_closed_which_the_journal_does_not_have() -> None:
+    clocks = _group(2, backup=0)
+    clocks.restore({0: 4, 1: 4}, {}, {}, rounds=4)
+    clocks.freeze(notice=0)
+    clocks.resume(CLOCK_MAX, CLOCK_MAX)
+    assert (clocks.minimum, clocks.rounds) == (4, 4)

@@ -251,16 +251,42 @@ def test_a_restarted_server_is_said_to_be_empty(launch) -> None:
     os.kill(first, signal.SIGKILL)
     until(lambda: job.pids("server") not in ([first], []))
     assert job.wait() == 0
-    assert "its shards stay lost; a new, empty one is started (1 of 1)" in job.err
+    assert "its shards are lost; a new, empty one is started (1 of 1)" in job.err
 
 
-def test_a_lost_scheduler_stops_nobody(launch) -> None:
-    job = launch("import time; print('up'); time.sleep(2); print('done')")
+def test_a_lost_server_whose_shards_have_other_copies_is_no_failure(launch) -> None:
+    job = launch(
+        "import time; print('up'); time.sleep(3); print('done')",
+        *("--servers", "2", "--replication", "2"),
+    )
     job.until_out_has("up")
-    os.kill(job.pids("scheduler")[0], signal.SIGKILL)
-    assert job.wait() == 1
+    os.kill(job.pids("server")[0], signal.SIGKILL)
+    assert job.wait() == 0
+    assert "its shards are served by their other copies" in job.err
+
+
+def test_a_scheduler_that_ends_is_always_started_again(launch) -> None:
+    job = launch("import time; print('up'); time.sleep(6); print('done')")
+    job.until_out_has("up")
+    address = json.loads(job.job_file.read_text())["scheduler"]
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        (before,) = job.pids("scheduler")
+        os.kill(before, number)
+        until(lambda: job.pids("scheduler") not in ([before], []))  # noqa: B023
+        said = 1 + (number == signal.SIGTERM)
+        until(lambda: job.err.count("the scheduler is back after") == said)  # noqa: B023
+    assert json.loads(job.job_file.read_text())["scheduler"] == address
+    assert job.wait() == 0
     assert b"done" in job.out
-    assert "the scheduler was killed by signal 9" in job.err
+    assert "the scheduler was killed by signal 9 (SIGKILL); it is started again" in job.err
+    assert "the scheduler exited with code 0; it is started again" in job.err
+
+
+def test_a_scheduler_that_cannot_start_ends_the_job(launch) -> None:
+    job = launch("print('never')", "--journal", "/proc/there-are-no-files-made")
+    assert job.wait() == 1
+    assert b"never" not in job.out
+    assert "could not start" in job.err
 
 
 # Stopping.
@@ -378,7 +404,15 @@ def test_a_job_that_ends_leaves_no_process_and_no_file(launch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--replication", "2", "script.py"], "--replication 2 is not there yet; available"),
+        (["--replication", "2", "script.py"], "--replication 2 needs as many servers, and --se"),
+        (["--replication", "4", "script.py"], "'4' is not a whole number from 1 to 3"),
+        (["--min-copies", "2", "script.py"], "--min-copies 2 is more than there are"),
+        (
+            ["--servers", "3", "--max-servers", "2", "script.py"],
+            "--max-servers 2 is less than --servers 3",
+        ),
+        (["--journal", "script.py", "script.py"], "give a file that does not exist"),
+        (["--journal", "none/j", "script.py"], "--journal none/j: its folder does not exist"),
         (["--on", "ray", "script.py"], "--on ray is not there yet; available"),
         (["nothere.py"], "'nothere.py' does not exist"),
         ([], "no script is given"),

@@ -19,6 +19,7 @@ SUBCOMMANDS = {
     "train": ("fastps.cli.train", "train a model on files", "train"),
     "predict": ("fastps.cli.predict", "apply a trained model to files", "train"),
     "status": ("fastps.cli.status", "show servers, tables and workers of a running job", ""),
+    "scale": ("fastps.cli.scale", "change the number of servers of a running job", ""),
     "doctor": ("fastps.cli.doctor", "show what fastps finds on this machine", ""),
     "scheduler": ("fastps.cli.scheduler", "run the scheduler of a job by hand", ""),
     "server": ("fastps.cli.server", "run one server of a job by hand", ""),
@@ -30,6 +31,7 @@ examples:
   fastps train lr data.libsvm --model model.npz
   fastps-launch --servers 2 --workers 4 --job-file job.json train.py
   fastps status --job job.json       what is that job doing?
+  fastps scale --job job.json --servers 3
 
 fastps SUBCOMMAND --help tells more of each.
 """

@@ -10,7 +10,8 @@ from pathlib import Path
 
 __all__ = ["SchedulerPlace"]
 
-# A scheduler that ends right after its start is started again after so many seconds, doubling.
+# A scheduler is started again at once; one that ends right after its start for the second time
+# after so many seconds, doubling.
 RESTART_SECONDS = 0.25
 RESTART_SECONDS_MAX = 5.0
 LIVED_SECONDS = 2.0
@@ -56,14 +57,14 @@ class SchedulerPlace:
             self.close()
             raise
         self.address = f"tcp://127.0.0.1:{self._held.getsockname()[1]}"
-        self._wait = RESTART_SECONDS
+        self._wait = 0.0
 
     def seconds_until_restart(self, lived: float) -> float:
         """Return how long to wait before the next scheduler, after one that lived so long."""
         if lived > LIVED_SECONDS:
-            self._wait = RESTART_SECONDS
-            return 0.0
-        wait, self._wait = self._wait, min(2 * self._wait, RESTART_SECONDS_MAX)
+            self._wait = 0.0
+        wait = self._wait
+        self._wait = min(max(RESTART_SECONDS, 2 * wait), RESTART_SECONDS_MAX)
         return wait
 
     def close(self) -> None:

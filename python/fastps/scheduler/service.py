@@ -13,7 +13,7 @@ from collections import Counter
 
 import zmq
 
-from fastps.errors import ConfigError, WireError
+from fastps.errors import ConfigError, FastPSError, WireError
 from fastps.scheduler import cluster_map
 from fastps.scheduler import messages as m
 from fastps.scheduler.condense import condense
@@ -224,7 +224,7 @@ class SchedulerService:
         before = self._journal.n_records
         try:
             self._journal.replace(condense(self._journal.read(), self._state.round_log.forgotten))
-        except OSError as error:
+        except (OSError, FastPSError) as error:
             log.warning("the journal stays long: %s", error)
         self._condense_at = max(2 * self._journal.n_records, CONDENSE_RECORDS)
         log.debug("the journal has %d records, it had %d", self._journal.n_records, before)

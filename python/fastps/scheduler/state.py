@@ -302,4 +302,5 @@ class SchedulerState(Facts):
 
     def _get_status(self, ticket: Ticket, asked: m.GetStatus, now: float) -> list[Action]:
         status = status_of(self, self.views.status(now), now - self._started, now)
+        status["sessions_awaited"] = self.awaited()
         return [Reply(*ticket, m.Status(status))]
