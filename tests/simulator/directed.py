@@ -36,6 +36,20 @@ def _all_kinds(replication: int) -> tuple[TableSpec, ...]:
     )
 
 
+def _late_map(seed: int) -> Plan:
+    """A tail that nobody but a worker reaches, whose map is late: a notice must not overtake it."""
+    apart = [
+        Fault(1 * SECOND, "cut both", "server2", other, 8 * SECOND)
+        for other in ("scheduler", "server0", "server1")
+    ]
+    plan = _plan(
+        *apart,
+        Fault(1900 * MS, "cut", "scheduler", "worker1", 700 * MS),
+        tables=(TableSpec(1, 4, 2, "SSP", staleness=seed % 2),),
+    )
+    return replace(plan, seed=seed, load_time=5 * SECOND, think=100.0 * MS)
+
+
 NEVER = 0
 
 DIRECTED: dict[str, Plan] = {
@@ -114,4 +128,5 @@ DIRECTED: dict[str, Plan] = {
         Fault(2003 * MS, "scheduler", duration=50 * MS),
         tables=_all_kinds(2),
     ),
+    **{f"a deposed tail and a late map, {seed}": _late_map(seed) for seed in range(1, 6)},
 }

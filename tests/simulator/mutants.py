@@ -43,6 +43,12 @@ class PythonMutant:
     method: str
     wrong: Callable[[Any], Any]
 
+    @property
+    def where(self) -> str:
+        """What the bug is in."""
+        is_client = self.owner in (client_node.ClientNode, worker_node.WorkerNode)
+        return "client" if is_client else "scheduler"
+
 
 @dataclass(frozen=True)
 class CppMutant:
@@ -271,7 +277,7 @@ def _rounds_forgotten_early(right: Any) -> Any:
 
 
 def _suspect_never(right: Any) -> Any:
-    return lambda embedded: float("inf")
+    return float("inf")
 
 
 # The client.
@@ -279,8 +285,13 @@ def _suspect_never(right: Any) -> Any:
 
 def _gate_ignores_map(right: Any) -> Any:
     def gate(self: worker_node.WorkerNode, minimum: int = 0, rounds: int = 0) -> Any:
-        self.told_map = 0
-        return right(self, minimum, rounds)
+        is_open = right(self, minimum, rounds)
+
+        def opens() -> bool:
+            self.told_map = 0
+            return bool(is_open())
+
+        return opens
 
     return gate
 
@@ -386,8 +397,8 @@ MUTANTS: dict[str, PythonMutant | CppMutant] = {
     ),
     "suspect_never": PythonMutant(
         "a silent server stays in its chains until it is lost",
-        facts,
-        "suspect_silence",
+        servers,
+        "SUSPECT_SILENCE",
         _suspect_never,
     ),
     # The scheduler: journal and restart.
