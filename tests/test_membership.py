@@ -150,3 +150,48 @@ def test_leases_end_by_silence() -> None:
     forever = Sessions(lease=math.inf)
     forever.start("g", 0, 1, _boot_id(1), 0.0)
     assert forever.overdue(1e9) == []
+
+
+def test_five_missed_heartbeats_make_a_server_suspect_and_one_makes_it_fit_again() -> None:
+    story = Story()
+    story.come(1)
+    server = story.servers.all()[0]
+    story.wait(1.0)
+    assert not server.suspect
+    changes = story.servers.changes
+    story.wait(0.1)
+    assert (server.suspect, server.lost, story.servers.fit()) == (True, "", [])
+    assert story.servers.staying() == [0]
+    assert story.servers.changes > changes
+    assert not story.beat(0)
+    assert story.servers.fit() == [0]
+
+
+def test_lost_servers_are_suspect_until_they_are_back() -> None:
+    story = Story()
+    story.come(1)
+    story.wait(SERVER_SILENCE + 1)
+    assert story.servers.all()[0].suspect
+    assert story.beat(0)
+    assert not story.servers.all()[0].suspect
+    story.servers.exited(101, False, story.now)
+    assert story.servers.all()[0].suspect
+
+
+def test_inside_one_process_silence_means_nothing() -> None:
+    servers = Servers(1, 0.0, 600.0, is_judged=False)
+    servers.register(_boot_id(1), (), 1, 0.0)
+    assert servers.tick(1000.0) == []
+    assert servers.fit() == [0]
+
+
+def test_of_too_many_servers_the_highest_numbered_live_ones_leave() -> None:
+    story = Story(expected=4)
+    for n in range(4):
+        story.come(n)
+    story.servers.exited(102, True, story.now)
+    assert story.servers.surplus(2) == (3,)
+    story.servers.scale(2, (3,))
+    assert (story.servers.fit(), story.servers.wanted) == ([0, 1], 2)
+    story.servers.scale(3, ())
+    assert story.servers.fit() == [0, 1, 3]

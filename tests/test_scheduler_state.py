@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastps.scheduler import messages as m
+from fastps.scheduler.cluster_map import map_view
 from fastps.scheduler.state import Persist, PublishMap, Reply
 from scheduler_story import CLUSTER, Beat, Job, create, error
 
@@ -324,6 +325,17 @@ def test_heartbeats_of_others_are_ignored() -> None:
     liar = Beat("server", 0, bytes.fromhex(f"{1:032x}"), 10**9)
     job.state.heartbeat(b"server 1", liar, job.now)
     assert server.map_version <= job.state.version
+
+
+def test_a_server_has_one_chain_endpoint_for_each_data_thread() -> None:
+    job = Job(servers=1)
+    ends, chain_ends = ("tcp://h:1", "tcp://h:2"), ("tcp://h:3", "tcp://h:4")
+    for wrong in (chain_ends[:1], ("x", "y")):
+        answer = job.answer(m.RegisterServer("ab" * 16, ends, 1, wrong))
+        assert error(answer) == "WireError"
+    assert isinstance(job.answer(m.RegisterServer("ab" * 16, ends, 1, chain_ends)), m.Registered)
+    assert job.records[-1].chain_endpoints == chain_ends
+    assert map_view(job.state)["servers"][0][3:] == (list(ends), list(chain_ends))
 
 
 # The rest.

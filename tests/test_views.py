@@ -12,7 +12,7 @@ from fastps.scheduler.replay import replay
 from fastps.scheduler.servers import SERVER_SILENCE
 from fastps.scheduler.shard_views import ShardView
 from fastps.scheduler.suspicion import AVOID_SECONDS
-from fastps.scheduler.views import FILLS_MAX, REPORT_SECONDS, SEALS_MAX
+from fastps.scheduler.views import FILL_SECONDS, FILLS_MAX, REPORT_SECONDS, SEALS_MAX
 from scheduler_story import bsp, create, error
 from views_story import Fleet, LivingFleet
 
@@ -349,6 +349,20 @@ def test_a_joiner_that_its_tail_calls_silent_is_given_up() -> None:
     joiner = fleet.start()
     fleet.report(chain[1], silent=(joiner,))
     assert fleet.view((1, 0)) == ShardView(2, (chain[1],))
+
+
+def test_a_joiner_that_is_never_filled_makes_room_for_others() -> None:
+    fleet = Fleet(servers=2, copies=2, shards=1)
+    (chain,) = fleet.chains()
+    fleet.kill(chain[0])
+    fleet.report(chain[1])
+    fleet.start()
+    fleet.wait(FILL_SECONDS - 1)
+    assert fleet.filling()
+    fleet.wait(1.5)
+    assert fleet.filling() == []
+    fleet.run(2)
+    assert fleet.is_full()
 
 
 def test_failovers_come_first() -> None:

@@ -232,8 +232,12 @@ class LivingFleet(Fleet):
     def restart_scheduler(self) -> None:
         """End the scheduler and let another go on from its journal."""
         state = replay(self.state.shape, self.records, self.now)
-        state.start_incarnation(self.state.incarnation + 1)
+        state.go_on()
+        chains = [(view.number, view.chain) for view in self.views().values()]
         self.state = state
+        assert chains == [(view.number, view.chain) for view in self.views().values()]
+        assert not self.sealed()
+        assert not self.filling()
         self.n_restarts += 1
         self.wait(0.1)
 

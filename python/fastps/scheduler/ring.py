@@ -19,7 +19,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 
-__all__ = ["VIRTUAL_NODES", "capacity", "moved_fraction", "place", "place_chains"]
+__all__ = ["VIRTUAL_NODES", "capacity", "place", "place_chains"]
 
 # 128 points a server keep the arcs within some 10 % of each other.
 VIRTUAL_NODES = 128
@@ -73,14 +73,6 @@ def place_chains(
     for _ in range(min(copies, circle.n_servers)):
         chains = _with_one_more(circle, chains)
     return chains
-
-
-def moved_fraction(
-    before: Sequence[tuple[int, ...]], after: Sequence[tuple[int, ...]]
-) -> tuple[int, int]:
-    """Return how many copies of shards have to be made, and how many there are afterwards."""
-    made = sum(server not in old for old, new in zip(before, after, strict=True) for server in new)
-    return made, sum(len(new) for new in after)
 
 
 class _Circle:

@@ -43,6 +43,9 @@ __all__ = ["FILLS_MAX", "SEALS_MAX", "ShardView", "Views"]
 FILLS_MAX = 8
 # Shards sealed at once for joiners and moves: their pushes wait for some round trips.
 SEALS_MAX = 32
+# An image of gigabytes may take a minute. One that takes longer than this is not coming, and holds
+# up the others.
+FILL_SECONDS = 120.0
 # A seal that no failure asked for blocks pushes; all that it waits for are entries under way.
 SEAL_SECONDS = 1.0
 # A member that beats but does not report is stuck. It may be busy with a map that makes large
@@ -59,8 +62,8 @@ class Change:
     joined_since, sealed_since : int
         The first map that has the joiner, and the seal; 0: there is none. What is said under an
         older map is about something else.
-    sealed_at : float
-        When it was sealed.
+    joined_at, sealed_at : float
+        When it got its joiner, and when it was sealed.
     is_filled : bool
         Whether the joiner said that it has what the tail has.
     indices : dict of int to int
@@ -74,6 +77,7 @@ class Change:
     table: Table
     shard: int
     joined_since: int = 0
+    joined_at: float = 0.0
     is_filled: bool = False
     sealed_since: int = 0
     sealed_at: float = 0.0
@@ -155,14 +159,14 @@ class Views:
     def tick(self, now: float) -> None:
         """Let time pass: seals last too long, members do not report, old suspicions end."""
         for change in list(self._changes.values()):
-            waited = now - change.sealed_at if change.sealed_since else 0.0
+            sealed_for = now - change.sealed_at if change.sealed_since else 0.0
+            is_filling = change.joined_since > 0 and not change.is_filled
             if change.is_failover:
-                left = self._left(change)
-                missing = [member for member in left if member not in change.indices]
-                if waited > REPORT_SECONDS and len(missing) < len(left):
-                    for member in missing:
-                        self._drop(change, member, "no report", now)
-            elif waited > SEAL_SECONDS:
+                if sealed_for > REPORT_SECONDS:
+                    self._drop_stuck(change, now)
+            elif sealed_for > SEAL_SECONDS or (
+                is_filling and now - change.joined_at > FILL_SECONDS
+            ):
                 self._give_up(change, now)
         if self.pairs.tick(now):
             self.planner.look_again()
@@ -171,7 +175,7 @@ class Views:
     def restart_suspicion(self, now: float) -> None:
         """Start all waits anew: the scheduler itself had been away."""
         for change in self._changes.values():
-            change.sealed_at = now
+            change.sealed_at = change.joined_at = now
 
     def settle(self, now: float) -> None:
         """Do what can be done now. To be called at the end of each step."""
@@ -277,6 +281,14 @@ class Views:
                     if version >= change.joined_since:
                         self._give_up(change, now, rest=False)
 
+    def _drop_stuck(self, change: Change, now: float) -> None:
+        """Let those that reported go on without those that beat but do not report."""
+        left = self._left(change)
+        missing = [member for member in left if member not in change.indices]
+        if len(missing) < len(left):
+            for member in missing:
+                self._drop(change, member, "no report", now)
+
     def _drop(self, change: Change, member: int, why: str, now: float) -> None:
         """Let a chain go on without a member that beats."""
         change.dropped[member] = None
@@ -317,6 +329,7 @@ class Views:
             change.indices.clear()
         if joiner != view.joiner:
             change.joined_since = facts.version if joiner is not None else 0
+            change.joined_at = now
             change.is_filled = False
 
     def _advance(self, change: Change, now: float) -> None:
