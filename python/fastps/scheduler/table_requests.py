@@ -99,8 +99,7 @@ class TableRequests:
         facts.tables.check_room()
         servers = facts.servers.fit() or [each.server_id for each in facts.servers.alive()]
         definition = complete(wanted, max(1, len(servers)), group, facts.shape.replication)
-        there_or_launched = max(facts.servers.expected, facts.servers.wanted, len(servers))
-        check_replication(definition, facts.shape, there_or_launched)
+        check_replication(definition, facts.shape, max(facts.servers.wanted, len(servers)))
         facts.tables.check_backup(definition)
         if facts.servers.outstanding:
             return None

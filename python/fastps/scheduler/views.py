@@ -19,14 +19,15 @@ Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastps.scheduler.actions import FILLED, FILLING, MEMBER, Report
+from fastps.scheduler.changes import Change
 from fastps.scheduler.moves import Planner, ShardKey
 from fastps.scheduler.records import ViewsChanged
 from fastps.scheduler.shard_views import ShardView
-from fastps.scheduler.suspicion import Failover, Failovers, SilentPairs
+from fastps.scheduler.suspicion import Failovers, SilentPairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,54 +52,6 @@ SEAL_SECONDS = 1.0
 # A member that beats but does not report is stuck. It may be busy with a map that makes large
 # tables, so it gets longer than a silent one; those that did report wait for it.
 REPORT_SECONDS = 5.0
-
-
-@dataclass
-class Change:
-    """A shard whose view is to change: it is sealed, or has a joiner, or both.
-
-    Attributes
-    ----------
-    joined_since, sealed_since : int
-        The first map that has the joiner, and the seal; 0: there is none. What is said under an
-        older map is about something else.
-    joined_at, sealed_at : float
-        When it got its joiner, and when it was sealed.
-    is_filled : bool
-        Whether the joiner said that it has what the tail has.
-    indices : dict of int to int
-        What was reported under the seal, by server.
-    dropped : dict of int to None
-        Members that are to go although they beat: silent to their predecessor, or stuck.
-    failovers : dict of int to Failover
-        Those that this shard is part of, by the server that failed.
-    """
-
-    table: Table
-    shard: int
-    joined_since: int = 0
-    joined_at: float = 0.0
-    is_filled: bool = False
-    sealed_since: int = 0
-    sealed_at: float = 0.0
-    indices: dict[int, int] = field(default_factory=dict)
-    dropped: dict[int, None] = field(default_factory=dict)
-    failovers: dict[int, Failover] = field(default_factory=dict)
-
-    @property
-    def key(self) -> ShardKey:
-        """Number of the table, and of the shard."""
-        return self.table.table_id, self.shard
-
-    @property
-    def view(self) -> ShardView:
-        """The view that is to change."""
-        return self.table.views[self.shard]
-
-    @property
-    def is_failover(self) -> bool:
-        """Whether a member failed."""
-        return bool(self.failovers)
 
 
 class Views:
