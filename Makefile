@@ -50,6 +50,15 @@ consistency: $(VENV)/.installed ## BSP bits on all cluster sizes, SSP over 10^5 
 deaths: $(VENV)/.installed ## kill workers in each phase, 400 times each (minutes)
 	DEATHS=full $(PY) -m pytest --durations=0 tests/test_worker_deaths.py $(PYTEST_ARGS)
 
+SEEDS ?= 0:10000
+.PHONY: simulate
+simulate: $(VENV)/.installed ## a cluster with faults in virtual time, a schedule a seed; SEEDS=0:10000
+	cd tests && $(abspath $(PY)) -m simulator.run --jobs $(JOBS) --seeds $(SEEDS)
+
+.PHONY: mutants
+mutants: $(VENV)/.installed ## put known bugs back; writes tests/simulator/MUTANTS.md
+	cd tests && $(abspath $(PY)) -m simulator.mutant_table --jobs $(JOBS)
+
 .PHONY: bench
 bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less
 	$(PY) -m fastps_bench sparse --rivals numpy $(BENCH_ARGS)

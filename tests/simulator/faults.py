@@ -99,7 +99,7 @@ def make_plan(seed: int) -> Plan:
     n_servers = chance.choice((2, 3, 3, 3, 4))
     n_workers = chance.choice((2, 2, 3))
     theme = chance.choices(list(THEME_WEIGHTS), list(THEME_WEIGHTS.values()))[0]
-    load_time = int(chance.uniform(1.5, 4.5) * SECOND)
+    load_time = int(chance.uniform(0.8, 3.0) * SECOND)
     tables = tuple(
         _table(chance, number, n_servers) for number in range(1, chance.choice((1, 1, 2)) + 1)
     )
@@ -109,7 +109,7 @@ def make_plan(seed: int) -> Plan:
     if kinds:
         for _ in range(chance.randint(1, 5)):
             kind = chance.choices(list(kinds), list(kinds.values()))[0]
-            at = int(chance.uniform(0.3 * SECOND, load_time))
+            at = int(chance.uniform(0.2 * SECOND, load_time))
             faults.append(_fault(chance, kind, at, n_servers, n_workers))
     return Plan(
         seed=seed,

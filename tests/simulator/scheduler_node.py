@@ -68,7 +68,7 @@ class SchedulerNode(Process):
             self.state = SchedulerState(cluster.shape, CLUSTER_ID, now)
         self._view: MapView | None = None
         self._last_tick = self.world.now
-        self._unwritten: list[records.Record] = []
+        self._beats: dict[bytes, tuple[tuple[Any, ...], Any]] = {}  # what each said last
         self.after(TICK, self._tick)
 
     def view(self) -> MapView:
@@ -83,9 +83,7 @@ class SchedulerNode(Process):
             state.restart_suspicion(now)
             self._last_tick = self.world.now
         if kind == "beat":
-            beat = _core.decode_heartbeat(content) if isinstance(content, bytes) else content
-            assert beat is not None, "a server sent a malformed heartbeat"
-            self._act(state.heartbeat(peer, beat, now))
+            self._take_beat(peer, content, now)
         elif kind == "report":
             report = _core.decode_report(content)
             assert report is not None, "a server sent a malformed report"
@@ -98,6 +96,34 @@ class SchedulerNode(Process):
             if self.cluster.trace is not None:
                 self.cluster.trace.note(str(self), f"is asked by {peer.decode()}: {message}")
             self._act(state.handle(peer, number, message, now))
+
+    def _take_beat(self, peer: bytes, content: Any, now: float) -> None:
+        """Take a heartbeat; most say again what the scheduler has acted on, which is quick.
+
+        Such a one changes the time of the last word and nothing else: what is put off is looked at
+        with every tick, too.
+        """
+        state = self.state
+        news = (content, state.version, state.round_log.newest, state.servers.changes)
+        news = (*news, tuple(group.clocks.notice for group in state.groups.values()))
+        known = self._beats.get(peer)
+        if known is not None and known[0] == news:
+            known[1].last_seen = now
+            return
+        beat = _core.decode_heartbeat(content) if isinstance(content, bytes) else content
+        assert beat is not None, "a server sent a malformed heartbeat"
+        self._act(state.heartbeat(peer, beat, now))
+        member: Any = None
+        if beat.role == "worker":
+            member = state.sessions.find(beat.id)
+            is_told = member is not None and beat.heard == member.told
+        else:
+            member = state.servers.find(beat.id)
+            is_told = beat.heard == state.round_log.newest and not member.suspect
+        if is_told and member.map_version == state.version == news[1]:
+            self._beats[peer] = (news, member)
+        else:
+            self._beats.pop(peer, None)
 
     def on_wake(self) -> None:
         """Judge nobody by the time one was away."""
