@@ -1,0 +1,174 @@
+"""Workers that push 1 into their own lane of shared keys, pull, and check what they see.
+
+What a worker has called and what was acknowledged it counts in a page of shared memory, so that
+whoever pulls can say at any time what the rows may hold. Each push and pull is logged with when
+it began and ended.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+import fastps
+from jobs import Worker
+
+Array = Any
+
+TABLE = "lanes"
+N_KEYS, N_SHARDS = 64, 12  # the keys lie on all shards
+KEYS = np.random.default_rng(11).integers(0, 2**64, N_KEYS, dtype=np.uint64)
+CALL_SECONDS = 60.0
+PULL_EVERY = 8  # pushes
+FOUND_MAX = 20  # violations told of
+
+
+class Page:
+    """Numbers of one lane that its worker writes, and that others may read at any time."""
+
+    NAMES = ("called", "returned", "done")
+    _FORM: ClassVar = struct.Struct("q")
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(len(self.NAMES) * self._FORM.size))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+
+    def __getitem__(self, name: str) -> int:
+        value: int = self._FORM.unpack_from(self._map, self.NAMES.index(name) * self._FORM.size)[0]
+        return value
+
+    def __setitem__(self, name: str, value: int) -> None:
+        self._FORM.pack_into(self._map, self.NAMES.index(name) * self._FORM.size, value)
+
+
+class Call(NamedTuple):
+    """A push (kind 0) or pull (1) that was answered; times are of time.monotonic()."""
+
+    kind: int
+    began: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+
+PUSH, PULL = 0, 1
+_CALL = struct.Struct("qdd")
+
+
+class Log:
+    """A file of calls: one process appends, another one reads what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        self._read = 0
+
+    def append(self, call: Call) -> None:
+        os.write(self._file, _CALL.pack(*call))
+
+    def new(self) -> Iterator[Call]:
+        data = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
+        data = data[: len(data) - len(data) % _CALL.size]
+        self._read += len(data)
+        return (Call(*each) for each in _CALL.iter_unpack(data))
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+@dataclass
+class Sums:
+    """Compares what a session pulls with what all lanes called and got acknowledged."""
+
+    pages: Sequence[Page]
+    found: list[str] = field(default_factory=list)
+    n_pulls: int = 0
+    last: Array = 0
+
+    def check(self, pull: Any, what: str) -> None:
+        """Pull; require acknowledged <= value <= called, and that no value goes back."""
+        least = np.array([page["returned"] for page in self.pages])
+        values = pull()
+        most = np.array([page["called"] for page in self.pages])
+        self.n_pulls += 1
+        self._require(values >= least, f"{what}: acknowledged pushes are lost", values, least)
+        self._require(values <= most, f"{what}: more than was ever pushed", values, most)
+        self._require(values >= self.last, f"{what}: a value went back", values, self.last)
+        self.last = values
+
+    def must_be(self, values: Array, what: str) -> None:
+        """Nobody pushes any more, and all is acknowledged."""
+        called = np.array([page["called"] for page in self.pages])
+        self._require(values == called, f"{what}: not just what was pushed", values, called)
+
+    def _require(self, is_right: Array, what: str, values: Array, bound: Array) -> None:
+        if np.all(is_right) or len(self.found) >= FOUND_MAX:
+            return
+        wrong = np.argwhere(~is_right)
+        row, lane = wrong[0]
+        bounds = np.broadcast_to(bound, values.shape)
+        self.found.append(
+            f"{what}: {len(wrong)} values, for example key {KEYS[row]} (number {row}) of lane "
+            f"{lane}: {values[row, lane]:.0f} beside {bounds[row, lane]:.0f} "
+            f"at {time.monotonic():.3f}"
+        )
+
+
+def pages_in(folder: Path, n_lanes: int) -> list[Page]:
+    return [Page(folder / f"page-{lane}") for lane in range(n_lanes)]
+
+
+def lanes(client: fastps.Client, n_lanes: int) -> Any:
+    """The shared table. Of each key as many floats as there are lanes."""
+    return client.sparse_table(TABLE, row_shape=(n_lanes,), num_shards=N_SHARDS)
+
+
+def push_on(worker: Worker) -> dict[str, Any]:
+    """Push and pull until the test says "stop"; return what was wrong.
+
+    Arguments of the worker: n_lanes, window (pushes in flight).
+    """
+    n_lanes, window = worker.arguments["n_lanes"], worker.arguments["window"]
+    lane = worker.rank
+    with fastps.connect(timeout=CALL_SECONDS) as client:
+        table = lanes(client, n_lanes)
+        pages = pages_in(worker.folder, n_lanes)
+        page, log, sums = pages[lane], Log(worker.folder / f"log-{lane}"), Sums(pages)
+        ones = np.zeros((N_KEYS, n_lanes), np.float32)
+        ones[:, lane] = 1
+        flying: deque[tuple[float, Any]] = deque()
+
+        def land() -> None:
+            began, future = flying.popleft()
+            future.result(CALL_SECONDS)
+            page["returned"] += 1
+            log.append(Call(PUSH, began, time.monotonic()))
+
+        while not worker.said("stop") and len(sums.found) < FOUND_MAX:
+            page["called"] += 1
+            flying.append((time.monotonic(), table.push_async(KEYS, ones)))
+            if len(flying) >= window:
+                land()
+            if page["called"] % PULL_EVERY == 0:
+                began = time.monotonic()
+                sums.check(lambda: table.pull(KEYS), f"worker {lane}")
+                log.append(Call(PULL, began, time.monotonic()))
+        client.flush()
+        while flying:
+            land()
+        page["done"] = 1
+        client.barrier(timeout=CALL_SECONDS)
+        sums.must_be(table.pull(KEYS), f"worker {lane} at the end")
+        return {"pushes": page["called"], "pulls": sums.n_pulls, "found": sums.found}
