@@ -214,7 +214,7 @@ class Checker:
                 return f"{worker} (session {worker.session}) waits for {worker.waits_for}"
         view = scheduler.view()
         alive = [each for each in cluster.live_servers() if each.chain is not None]
-        staying = max(1, len(alive) - sum(cluster.is_leaving(each.server_id) for each in alive))
+        staying = sum(not cluster.is_leaving(each.server_id) for each in alive)
         lost = self.lost_shards()
         shards = (
             self._unsettled_shard(at, shard, staying, view.version)
@@ -227,7 +227,7 @@ class Checker:
         spec = self._cluster.plan.tables[at[0] - 1]
         if shard.sealed or shard.joiner is not None:
             return f"shard {at} is {shard}"
-        if not min(spec.replication, n_servers) <= len(shard.chain) <= spec.replication:
+        if not min(spec.replication, max(1, n_servers)) <= len(shard.chain) <= spec.replication:
             return f"shard {at} has {len(shard.chain)} copies: {shard}"
         leaving = [each for each in shard.chain if self._cluster.is_leaving(each)]
         if leaving and n_servers >= spec.replication:

@@ -99,7 +99,9 @@ def make_plan(seed: int) -> Plan:
     n_servers = chance.choice((2, 3, 3, 3, 4))
     n_workers = chance.choice((2, 2, 3))
     theme = chance.choices(list(THEME_WEIGHTS), list(THEME_WEIGHTS.values()))[0]
-    load_time = int(chance.uniform(0.8, 3.0) * SECOND)
+    # Only few last long enough for what is silent to be given up.
+    is_long = chance.random() < 0.04
+    load_time = int(chance.uniform(0.8, 3.0) * SECOND) + is_long * 11 * SECOND
     tables = tuple(
         _table(chance, number, n_servers) for number in range(1, chance.choice((1, 1, 2)) + 1)
     )
@@ -119,7 +121,7 @@ def make_plan(seed: int) -> Plan:
         conditions=_conditions(chance),
         faults=tuple(sorted(faults, key=lambda each: each.at)),
         load_time=load_time,
-        think=chance.choice((20.0, 60.0, 60.0, 150.0)) * MS,
+        think=(400.0 if is_long else chance.choice((20.0, 60.0, 60.0, 150.0))) * MS,
         lease=chance.choice((2.0, 4.0, 10.0)),
         min_copies=2 if fewest > 1 and chance.random() < 0.2 else 1,
         may_lose=chance.random() < 0.05,

@@ -14,6 +14,7 @@ from fastps.scheduler.actions import (
     PublishRounds,
     Reply,
 )
+from fastps.scheduler.condense import condense
 from fastps.scheduler.replay import replay
 from fastps.scheduler.state import SchedulerState
 from simulator.map_view import MapView
@@ -35,6 +36,10 @@ class Disk:
 
     def __init__(self) -> None:
         self.records: list[records.Record] = []
+
+    def condense(self, forgotten: int) -> None:
+        """Write the journal anew without what is superfluous, as a scheduler does now and then."""
+        self.records = condense(self.records, forgotten)
 
     def read(self) -> list[records.Record]:
         """Return the records as they come out of a file."""
@@ -139,6 +144,8 @@ class SchedulerNode(Process):
         self._last_tick = self.world.now
         self._act(self.state.tick(self._now()))
         if self.alive:
+            if self.world.random.random() < 0.02:
+                self.cluster.disk.condense(self.state.round_log.forgotten)
             self.after(TICK, self._tick)
 
     def _act(self, actions: list[Action]) -> None:

@@ -54,7 +54,7 @@ class ServerNode(Process):
         elif kind == "map":
             self._install(content)
         elif kind == "rounds":
-            self.chain.close_rounds(content)
+            self.chain.close_rounds(content, self._now_ms())
             self._beat(again=False)
         self._flush()
 
