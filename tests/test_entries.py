@@ -1,7 +1,7 @@
 """Replicas of one shard: fed with the head's entries, or made from an image, they are the same.
 
 A history is random writes of several sessions to a head: of every kind, refused, late, repeated and
-with gaps. Replicas get the entries and the closed rounds some time later.
+with gaps, and rounds that the head folds. Replicas get all of these as entries, some time later.
 """
 
 from __future__ import annotations
@@ -59,11 +59,15 @@ def new_shard(layout: str, optimizer: Optimizer, bsp: bool) -> Any:
 
 
 class Replica:
-    """A shard and how many closed rounds and entries it got."""
+    """A shard of a chain."""
 
-    def __init__(self, shard: Any, heard: int = 0) -> None:
+    def __init__(self, shard: Any, leads: bool = False) -> None:
         self.shard = shard
-        self.heard = heard
+        shard.set_leads(leads, leads)
+
+    def apply(self, entry: Entry) -> str:
+        apply = self.shard.apply_fold if len(entry) == 3 else self.shard.apply_entry
+        return str(apply(*entry))
 
     @property
     def index(self) -> int:
@@ -79,14 +83,13 @@ class History:
     def __init__(self, layout: str, optimizer: Optimizer, bsp: bool, seed: int) -> None:
         self.layout, self.optimizer, self.bsp = layout, optimizer, bsp
         self.random = np.random.default_rng(seed)
-        self.head = Replica(new_shard(layout, optimizer, bsp))
+        self.head = Replica(new_shard(layout, optimizer, bsp), leads=True)
         self.replicas = [Replica(new_shard(layout, optimizer, bsp)) for _ in range(2)]
         self.log: list[Entry] = []
         self.last = dict.fromkeys(SESSIONS, 0)
         self.clock = dict.fromkeys(SESSIONS, 0)
-        # Of each closed round its members, and the entry that a replica has before it hears of it:
-        # a member's pushes are acknowledged before it ends a step, and so are other writes.
-        self.rounds: list[tuple[list[int], int]] = []
+        self.rounds: list[list[int]] = []  # of each closed round its members
+        self.heard = 0  # so many the head was told
         self.seen: Counter[str] = Counter()
 
     # ---- What comes to the head
@@ -120,8 +123,6 @@ class History:
     def write(self) -> None:
         session = int(self.random.choice(SESSIONS))
         kind = str(self.random.choice(["push"] * 5 + ["assign", "remove", "set_lr"]))
-        if kind != "push" and self.head.heard < len(self.rounds):
-            return  # see `rounds`: nobody's clock is behind a round that the head did not hear of
         # Mostly the next; else repeated, or too early.
         offset = int(self.random.choice([1, 1, 1, 1, 1, 1, 0, -1, 2]))
         sequence = max(1, self.last[session] + offset)
@@ -130,9 +131,10 @@ class History:
         selection, values = self.content(kind)
         step = self.step_of(session, kind)
         before = self.head.index
-        code, detail, index, is_entry, _, entry = self.head.shard.take(
+        code, detail, index, is_entry, entry = self.head.shard.take(
             kind, selection, values, session, sequence, step
         )
+        before += self.log_folds()
         is_next = sequence in (0, self.last[session] + 1)
         assert is_entry == (is_next and code != CODE_RETRY)
         assert index == before + is_entry == self.head.index
@@ -155,51 +157,46 @@ class History:
         self.random.shuffle(members)
         for session in members:
             self.clock[session] = number + 1
-        needed = [
-            entry[0]
-            for entry in self.log
-            if entry[4] == CODE_OK and (entry[3] != "push" or entry[1] in members)
-        ]
-        self.rounds.append((members, max(needed, default=0)))
+        self.rounds.append(members)
+
+    def hear(self) -> None:
+        """The head is told of one more closed round."""
+        if self.heard == len(self.rounds):
+            return
+        self.head.shard.close_round(self.heard, self.rounds[self.heard])
+        self.heard += 1
+        if self.random.random() < 0.5:
+            self.head.shard.fold_closed()
+            self.log_folds()
+
+    def log_folds(self) -> int:
+        folds = self.head.shard.take_folds()
+        self.log += folds
+        self.seen["fold"] += len(folds)
+        return len(folds)
 
     # ---- What comes to the replicas
-
-    def hear(self, replica: Replica) -> bool:
-        """One more closed round, unless that must wait."""
-        if replica.heard == len(self.rounds):
-            return False
-        members, needed = self.rounds[replica.heard]
-        if replica.index < needed:
-            return False
-        replica.shard.close_round(replica.heard, members)
-        replica.heard += 1
-        if self.random.random() < 0.5:
-            replica.shard.fold_closed()
-        return True
 
     def feed(self, replica: Replica) -> bool:
         """The next entry, and sometimes another; whether it was applied."""
         index = replica.index
         if index > 0 and self.random.random() < 0.2:
             old = int(self.random.integers(index))
-            assert replica.shard.apply_entry(*self.log[old]) == "old"
+            assert replica.apply(self.log[old]) == "old"
         if index + 1 < len(self.log) and self.random.random() < 0.2:
             early = int(self.random.integers(index + 1, len(self.log)))
-            assert replica.shard.apply_entry(*self.log[early]) == "gap"
+            assert replica.apply(self.log[early]) == "gap"
         if index == len(self.log):
             return False
-        fate = replica.shard.apply_entry(*self.log[index])
-        self.seen[fate] += 1
-        assert fate in ("applied", "not yet")
-        assert replica.index == index + (fate == "applied")
-        return bool(fate == "applied")
+        assert replica.apply(self.log[index]) == "applied"
+        assert replica.index == index + 1
+        return True
 
     def new_from_image(self, source: Replica) -> None:
         index, image = source.shard.image()
         assert index == source.index
         replica = Replica(new_shard(self.layout, self.optimizer, self.bsp))
         assert replica.shard.load_image(image) == (CODE_OK, "")
-        replica.heard = replica.shard.rounds()[0]
         assert replica.state() == source.state()
         assert len(replica.shard.image()[1]) == len(image)
         self.replicas.append(replica)
@@ -214,21 +211,21 @@ class History:
             elif what < 0.52 and self.bsp:
                 self.close_round()
             elif what < 0.6:
-                self.hear(self.head)
+                self.hear()
             elif what < 0.98:
-                replica = self.replicas[self.random.integers(len(self.replicas))]
-                if not self.hear(replica) or self.random.random() < 0.5:
-                    self.feed(replica)
+                self.feed(self.replicas[self.random.integers(len(self.replicas))])
             elif len(self.replicas) < 6:
                 everybody = [self.head, *self.replicas]
                 self.new_from_image(everybody[self.random.integers(len(everybody))])
 
     def settle(self) -> None:
-        for replica in [self.head, *self.replicas]:
-            while self.hear(replica) or (replica is not self.head and self.feed(replica)):
-                pass
-            replica.shard.fold_closed()
+        while self.heard < len(self.rounds):
+            self.hear()
+        self.head.shard.fold_closed()
+        self.log_folds()
         for replica in self.replicas:
+            while self.feed(replica):
+                pass
             assert replica.state() == self.head.state()
 
 
@@ -268,7 +265,7 @@ def test_histories_hold_everything() -> None:
     codes = [CODE_OK, CODE_SHAPE, CODE_VALUE]
     for case in [f"{kind} {code}" for kind in ("push", "assign") for code in codes]:
         assert seen[case] > 0, case
-    for case in ["remove 0", "set_lr 0", f"set_lr {CODE_CONFIG}", "late", "no entry", "not yet"]:
+    for case in ["remove 0", "set_lr 0", f"set_lr {CODE_CONFIG}", "late", "no entry", "fold"]:
         assert seen[case] > 0, case
 
 
@@ -342,42 +339,50 @@ def test_entries_skip_no_write_of_a_session() -> None:
 
 def test_under_bsp_entries_have_steps() -> None:
     shard = new_shard("sparse floats", SGD(lr=1.0), True)
-    key, before = uint64s([7]), shard.digest()
+    before = shard.digest()
     for kind in ("push", "assign"):
         assert shard.apply_entry(*entry(1, kind, [7], [1])) == "malformed"
     assert shard.apply_entry(*entry(1, "push", [], [], detail=2, step=0)) == "malformed"
     assert shard.digest() == before
-    # The head is three rounds further.
-    assert shard.apply_entry(*entry(1, "push", [7], [1], step=4)) == "applied"
-    assert shard.apply_entry(*entry(2, "assign", [7], [8], step=3)) == "not yet"
-    assert shard.apply_entry(*entry(2, "assign", [7], [8], step=3)) == "not yet"
-    for number in range(3):
-        shard.close_round(number, [])
-    assert shard.apply_entry(*entry(2, "assign", [7], [8], step=3)) == "applied"
-    # Refused ones wait for nothing, and a session may be refused for having no step.
-    assert shard.apply_entry(*entry(3, "assign", [], [], code=CODE_CONFIG)) == "applied"
-    assert shard.apply_entry(*entry(4, "set_lr", [], [], code=CODE_CONFIG, step=9)) == "applied"
-    assert shard.apply_entry(*entry(5, "push", [], [], detail=1, step=2)) == "applied"
-    # Folded here, not yet at the head.
-    assert shard.apply_entry(*entry(6, "push", [7], [1], step=2)) == "applied"
-    assert shard.rounds() == (3, 1)
-    shard.close_round(3, [1])
-    shard.close_round(4, [1])
-    assert shard.pull(key, step=5) == [7]
+    # A session may be refused for having no step.
+    assert shard.apply_entry(*entry(1, "assign", [], [], code=CODE_CONFIG)) == "applied"
+    assert shard.apply_entry(*entry(2, "set_lr", [], [], code=CODE_CONFIG, step=9)) == "applied"
 
 
-def test_an_entry_tells_what_was_folded_before_it() -> None:
-    """A worker that is behind assigns after rounds that its step does not wait for."""
+def test_folds_come_once_and_in_order() -> None:
+    shard = new_shard("sparse floats", SGD(lr=1.0), True)
+    shard.set_leads(False, False)
+    before = shard.digest()
+    assert shard.apply_fold(2, 0, []) == "gap"
+    assert shard.apply_fold(1, 1, []) == "malformed"  # round 0 is first
+    assert shard.digest() == before
+    assert shard.apply_entry(*entry(1, "push", [7], [1], step=0)) == "applied"
+    shard.close_round(0, [1])
+    shard.fold_closed()
+    assert shard.rounds() == (0, 0)  # the head says when
+    assert shard.apply_fold(2, 0, [1]) == "applied"
+    assert shard.apply_fold(2, 0, [1]) == "old"
+    assert shard.rounds() == (1, 0)
+    assert shard.apply_entry(*entry(3, "push", [], [], sequence=2, detail=1, step=0)) == "applied"
+    assert shard.rounds() == (1, 1)
+    assert _core_test.Shard(table("sparse", SGD(lr=1.0)), 0).apply_fold(1, 0, []) == "malformed"
+
+
+def test_no_fold_overtakes_a_write_of_a_session_that_ended() -> None:
+    """An assign of a worker that is no member of the round lies before the fold everywhere."""
     head, replica = (new_shard("sparse floats", SGD(lr=1.0), True) for _ in range(2))
-    key, log = uint64s([7]), []
-    log.append(head.take("assign", key, floats([8]), 2, 1, 0)[5])
-    log.append(head.take("push", key, floats([1]), 1, 1, 0)[5])
-    head.close_round(0, [1])
-    code, _, _, _, folded, assign = head.take("assign", key, floats([5]), 2, 2, 0)
-    assert (code, folded) == (CODE_OK, 1)
-    assert [replica.apply_entry(*each) for each in log] == ["applied"] * 2
-    assert replica.apply_entry(*assign) == "not yet"
-    replica.close_round(0, [1])
+    head.set_leads(True, True)
+    replica.set_leads(False, False)
+    key = uint64s([7])
+    push = head.take("push", key, floats([1]), 1, 1, 0)[4]
+    assign = head.take("assign", key, floats([8]), 2, 1, 0)[4]
+    for shard in (head, replica):
+        shard.close_round(0, [1])
+        shard.fold_closed()
+    (fold,) = head.take_folds()
+    assert replica.apply_entry(*push) == "applied"
+    assert replica.apply_fold(*fold) == "gap"
     assert replica.apply_entry(*assign) == "applied"
-    assert replica.pull(key) == head.pull(key) == [5]
+    assert replica.apply_fold(*fold) == "applied"
+    assert replica.pull(key) == head.pull(key) == [7]
     assert replica.digest() == head.digest()

@@ -106,6 +106,7 @@ void ChainNode::Adopt(std::shared_ptr<const Snapshot> snapshot, int64_t now_ms) 
         chain->table = table;
         chain->id = ShardId(i);
         chain->shard = served->shards[i];
+        if (served->spec->rounds) chain->group = served->spec->rounds->group;
       }
       if (is_new || chain->view != route.views[i]) AdoptView(*chain, route.views[i], now_ms);
     }
@@ -120,9 +121,11 @@ void ChainNode::Adopt(std::shared_ptr<const Snapshot> snapshot, int64_t now_ms) 
       }
     }
   }
+  FoldClosed(now_ms);
   BeginFills(now_ms);
   SendAcks();
   report_changed_ = true;
+  settled_changed_ = true;
 }
 
 void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_ms) {
@@ -162,6 +165,15 @@ void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_
   }
   chain.index = chain.shard->apply_index();
   if (chain.predecessor() != predecessor) chain.back_peer.clear();
+  if (chain.group) {
+    chain.shard->SetLeads(chain.is_head(), true);
+    chain.folds.clear();
+    if (chain.is_head() && !chain.is_tail()) {
+      chain.folds.emplace_back(chain.index, chain.shard->folded());
+    } else {
+      chain.settled = chain.shard->folded();
+    }
+  }
   if (chain.is_joiner) return;
   if (!chain.is_head()) Bounce(chain);
   if (chain.is_tail()) {
@@ -215,7 +227,12 @@ void ChainNode::OnWritten(TableId table, ShardId shard, size_t part, const Write
       result.code != Code::kRetry && result.code != Code::kGap && result.code != Code::kNeedKeys;
   if (!is_numbered) return;
   ShardChain& chain = *FindChain(table, shard);
-  if (result.is_entry) AddEntry(chain, EntryOf(write, result));
+  AddFolds(chain);
+  if (result.is_entry) {
+    const Entry entry = EntryOf(write, result);
+    AddEntry(chain, HeaderOf(entry, table, shard, chain.view.number), entry.selection,
+             entry.values);
+  }
   if (result.index > chain.committed) waits_.push_back({&chain, result.index, part});
 }
 
@@ -236,13 +253,77 @@ void ChainNode::TakeRequest(const Request& request, std::string peer, int64_t no
 
 // Entries.
 
-void ChainNode::AddEntry(ShardChain& chain, const Entry& entry) {
-  chain.index = entry.index;
-  if (chain.is_tail()) chain.committed = entry.index;
+void ChainNode::FoldClosed(int64_t now_ms) {
+  for (auto& [table, chains] : chains_) {
+    for (auto& chain : chains) {
+      if (chain == nullptr || !chain->group || !chain->is_head()) continue;
+      chain->shard->FoldClosed();
+      AddFolds(*chain);
+    }
+  }
+  SendFresh(now_ms);
+}
+
+void ChainNode::AddFolds(ShardChain& chain) {
+  if (!chain.group) return;
+  for (const FoldEntry& fold : chain.shard->TakeFolds()) {
+    std::vector<Key>& members = fold_members_.emplace_back();
+    for (const RoundMember& member : fold.members) {
+      members.push_back(member.rank.value);
+      members.push_back(member.session.value);
+    }
+    const EntryHeader header{.table = chain.table,
+                             .shard = chain.id,
+                             .view = chain.view.number,
+                             .op = kFoldOp,
+                             .has_step = 1,
+                             .index = fold.index,
+                             .session = {},
+                             .sequence = {},
+                             .step = fold.round,
+                             .n_keys = static_cast<uint32_t>(members.size())};
+    AddEntry(chain, header, members, {});
+    chain.folds.emplace_back(fold.index, Round(fold.round.value + 1));
+    Release(chain);
+  }
+}
+
+EntryFate ChainNode::Apply(ShardChain& chain, const EntryHeader& header, Selection selection,
+                           std::span<const float> values) {
+  if (header.op != kFoldOp) return chain.shard->ApplyEntry(EntryOf(header, selection, values));
+  FoldEntry fold{header.index, header.step, {}};
+  for (size_t i = 0; i + 1 < selection.size(); i += 2) {
+    fold.members.push_back(
+        {Rank(static_cast<uint32_t>(selection[i])), SessionId(selection[i + 1])});
+  }
+  const EntryFate fate = chain.shard->ApplyFold(fold);
+  if (fate == EntryFate::kApplied) {
+    chain.settled = Round(fold.round.value + 1);
+    settled_changed_ = true;
+  }
+  return fate;
+}
+
+std::map<GroupId, Round> ChainNode::Settled() {
+  settled_changed_ = false;
+  std::map<GroupId, Round> settled;
+  for (const auto& [table, chains] : chains_) {
+    for (const auto& chain : chains) {
+      if (chain == nullptr || !chain->group || chain->is_joiner) continue;
+      const auto [found, is_new] = settled.try_emplace(*chain->group, chain->settled);
+      found->second = std::min(found->second, chain->settled);
+    }
+  }
+  return settled;
+}
+
+void ChainNode::AddEntry(ShardChain& chain, const EntryHeader& header, Selection selection,
+                         std::span<const float> values) {
+  chain.index = header.index;
+  if (chain.is_tail()) chain.committed = header.index;
   if (chain.view.sealed) report_changed_ = true;
   if (!chain.successor() || (chain.fill && chain.fill->image == 0)) return;
-  fresh_.push_back({&chain, HeaderOf(entry, chain.table, chain.id, chain.view.number),
-                    entry.selection, entry.values});
+  fresh_.push_back({&chain, header, selection, values});
 }
 
 void ChainNode::SendFresh(int64_t now_ms) {
@@ -257,6 +338,7 @@ void ChainNode::SendFresh(int64_t now_ms) {
     if (fresh.chain->is_open()) Expect(*fresh.chain, now_ms);
   }
   fresh_.clear();
+  fold_members_.clear();
 }
 
 void ChainNode::SendGroup(LinkAddress address, bool is_open, std::span<const Fresh* const> group) {
@@ -286,11 +368,13 @@ void ChainNode::SendGroup(LinkAddress address, bool is_open, std::span<const Fre
 }
 
 void ChainNode::SendKept(ShardChain& chain, ApplyIndex after, int64_t now_ms, bool anew) {
-  if (chain.kept.empty() || !chain.successor() || !chain.is_open()) return;
+  if (!chain.waits() || !chain.successor() || !chain.is_open()) return;
   const LinkAddress address = AddressOf(chain, *chain.successor());
   const ChainStamp stamp = StampTo(BootOf(address.server));
-  const ApplyIndex first = chain.kept.front().header.index;
+  const ApplyIndex first = chain.kept.empty() ? ApplyIndex(0) : chain.kept.front().header.index;
   size_t next = after < first ? 0 : static_cast<size_t>(after.value - first.value + 1);
+  // What this was filled with it does not keep: the others have it, and only need to say so.
+  if (next >= chain.kept.size()) Ask(chain, anew);
   while (next < chain.kept.size()) {
     // As many as make a message of a good size.
     size_t end = next, n_keys = 0, n_values = 0;
@@ -324,6 +408,18 @@ void ChainNode::SendKept(ShardChain& chain, ApplyIndex after, int64_t now_ms, bo
   link.resend_at_ms = std::min(link.resend_at_ms, now_ms + link.resend_after_ms);
 }
 
+void ChainNode::Ask(ShardChain& chain, bool anew) {
+  const LinkAddress address = AddressOf(chain, *chain.successor());
+  const ShardAck question{.table = chain.table,
+                          .shard = chain.id,
+                          .view = chain.view.number,
+                          .held = chain.index,
+                          .committed = chain.committed};
+  out_.down.push_back(
+      {address.server, address.thread,
+       EncodeQuestion(StampTo(BootOf(address.server)), std::span(&question, 1)), anew});
+}
+
 void ChainNode::Expect(ShardChain& chain, int64_t now_ms) {
   Link& link = links_[AddressOf(chain, *chain.successor())];
   if (link.open.empty()) {
@@ -341,11 +437,16 @@ void ChainNode::Trim(ShardChain& chain) {
     kept_bytes_ -= chain.kept.front().bytes();
     chain.kept.pop_front();
   }
-  if (!chain.kept.empty()) return;
+  if (chain.waits()) return;
   for (auto& [address, link] : links_) link.open.erase({chain.table, chain.id});
 }
 
 void ChainNode::Release(ShardChain& chain) {
+  while (!chain.folds.empty() && chain.folds.front().first <= chain.committed) {
+    chain.settled = chain.folds.front().second;
+    chain.folds.pop_front();
+    settled_changed_ = true;
+  }
   while (!chain.waiting.empty() && chain.waiting.front().index <= chain.committed) {
     PendingAnswer& answer = *chain.waiting.front().answer;
     if (--answer.n_open == 0) {
@@ -377,6 +478,9 @@ void ChainNode::TakeMessage(const ChainMessage& message, const std::string& peer
     case ChainMessage::Kind::kAcks:
       TakeAcks(message, now_ms);
       break;
+    case ChainMessage::Kind::kQuestion:
+      TakeQuestion(message, peer);
+      break;
     case ChainMessage::Kind::kSlice:
       TakeSlice(message, peer, now_ms);
       break;
@@ -401,17 +505,15 @@ void ChainNode::TakeEntries(const ChainMessage& message, const std::string& peer
       continue;  // not of this view: whoever sends it will learn of ours, or we of its
     }
     chain->back_peer = peer;
-    const Entry entry = EntryOf(header, selection, values);
-    switch (chain->shard->ApplyEntry(entry)) {
+    switch (Apply(*chain, header, selection, values)) {
       case EntryFate::kApplied:
-        AddEntry(*chain, entry);
+        AddEntry(*chain, header, selection, values);
         Acknowledge(*chain, false);
         break;
       case EntryFate::kOld:
         Acknowledge(*chain, false);
         break;
-      case EntryFate::kGap:
-      case EntryFate::kNotYet: {
+      case EntryFate::kGap: {
         const bool may_ask = now_ms >= chain->may_ask_again_ms;
         if (may_ask) chain->may_ask_again_ms = now_ms + limits::kAskAgainMs;
         Acknowledge(*chain, may_ask);
@@ -446,6 +548,19 @@ void ChainNode::SendAcks() {
   to_acknowledge_.clear();
   for (const auto& [where, list] : acks) {
     out_.up.push_back({where.first, EncodeAcks(StampTo(where.second), list)});
+  }
+}
+
+void ChainNode::TakeQuestion(const ChainMessage& message, const std::string& peer) {
+  for (const ShardAck& asked : message.acks) {
+    ShardChain* const chain = FindChain(asked.table, asked.shard);
+    if (chain == nullptr || chain->view.number != asked.view || !chain->predecessor() ||
+        BootOf(*chain->predecessor()) != message.stamp.from ||
+        (chain->is_joiner && !chain->is_filled)) {
+      continue;
+    }
+    chain->back_peer = peer;
+    Acknowledge(*chain, false);
   }
 }
 
@@ -538,7 +653,6 @@ void ChainNode::TakeSlice(const ChainMessage& message, const std::string& peer, 
       progress.refused = !chain->is_filled;
       loading = {};
       if (chain->is_filled) {
-        chain->shard->FoldClosed();
         chain->index = chain->shard->apply_index();
         report_changed_ = true;
       }

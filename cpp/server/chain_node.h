@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -44,6 +45,14 @@ class ChainNode final : private PartRules {
   void TakeMessage(const ChainMessage& message, const std::string& peer, int64_t now_ms);
   // Sends again what was not acknowledged, and notices who is silent.
   void Tick(int64_t now_ms);
+  // Folds what is closed on the shards that this heads.
+  void FoldClosed(int64_t now_ms);
+  // For each group with tables under BSP here, the least number of rounds that a shard has folded,
+  // at all its copies as far as this is its head. Changed since the last call: see below.
+  std::map<GroupId, Round> Settled();
+  bool settled_changed() const { return settled_changed_; }
+  // A round was closed: with nothing to fold here it is settled at once.
+  void NoteSettled() { settled_changed_ = true; }
   // Whether time may change anything, so that Tick is to be called every limits::kChainTickMs.
   bool needs_ticks() const;
 
@@ -112,11 +121,16 @@ class ChainNode final : private PartRules {
   void Bounce(ShardChain& chain);
   void Drop(ShardChain& chain);
 
-  void AddEntry(ShardChain& chain, const Entry& entry);
+  void AddEntry(ShardChain& chain, const EntryHeader& header, Selection selection,
+                std::span<const float> values);
+  void AddFolds(ShardChain& chain);
+  EntryFate Apply(ShardChain& chain, const EntryHeader& header, Selection selection,
+                  std::span<const float> values);
   void SendFresh(int64_t now_ms);
   void SendGroup(LinkAddress address, bool is_open, std::span<const Fresh* const> group);
   // Sends kept entries after `after` again.
   void SendKept(ShardChain& chain, ApplyIndex after, int64_t now_ms, bool anew);
+  void Ask(ShardChain& chain, bool anew);
   void Expect(ShardChain& chain, int64_t now_ms);
   void Trim(ShardChain& chain);
   void Release(ShardChain& chain);
@@ -124,6 +138,7 @@ class ChainNode final : private PartRules {
 
   void TakeEntries(const ChainMessage& message, const std::string& peer, int64_t now_ms);
   void TakeAcks(const ChainMessage& message, int64_t now_ms);
+  void TakeQuestion(const ChainMessage& message, const std::string& peer);
   void TakeSlice(const ChainMessage& message, const std::string& peer, int64_t now_ms);
   void TakeProgress(const ChainMessage& message, int64_t now_ms);
   // Acknowledges at the end of a step.
@@ -145,6 +160,7 @@ class ChainNode final : private PartRules {
   uint64_t last_image_ = 0;
   int64_t last_tick_ms_ = 0;
   bool report_changed_ = false;
+  bool settled_changed_ = false;
 
   // Of the step under way.
   std::vector<Fresh> fresh_;
@@ -154,6 +170,7 @@ class ChainNode final : private PartRules {
     size_t part;
   };
   std::vector<Wait> waits_;
+  std::deque<std::vector<Key>> fold_members_;  // what fresh entries of folds lie on
   std::map<std::pair<TableId, ShardId>, std::pair<ShardChain*, bool>> to_acknowledge_;
   Out out_;
 };

@@ -17,7 +17,10 @@ Status EmbeddedCluster::InstallMap(std::shared_ptr<const ClusterMap> map) {
 }
 
 void EmbeddedCluster::CloseRounds(const RoundsNotice& notice) {
-  for (const auto& server : servers_) server->CloseRounds(notice);
+  for (const auto& server : servers_) {
+    server->CloseRounds(notice);
+    server->FoldClosed();
+  }
 }
 
 RequestSink* EmbeddedCluster::FindServer(BootId boot_id) const {

@@ -1,7 +1,6 @@
 #include "server/request_handler.h"
 
 #include <algorithm>
-#include <unordered_set>
 #include <utility>
 
 #include "base/limits.h"
@@ -169,34 +168,52 @@ void RequestHandler::ForgetEndedSessions() {
   }
 }
 
+void RequestHandler::StartHearingAt(uint64_t heard) {
+  heard_ = heard;
+  taken_ = heard;
+}
+
 void RequestHandler::CloseRounds(RoundsNotice notice) {
   MutexLock install(install_mutex_);
   const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
   if (notice.cluster_id != snapshot->map->cluster_id ||
-      notice.map_version > snapshot->map->version || notice.first_number > heard() + 1) {
+      notice.map_version > snapshot->map->version || notice.first_number > taken() + 1) {
     return;
   }
-  const size_t n_known = std::min(heard() + 1 - notice.first_number, notice.rounds.size());
+  const size_t n_known = std::min(taken() + 1 - notice.first_number, notice.rounds.size());
   const std::span<ClosedRound> news = std::span(notice.rounds).subspan(n_known);
-  std::unordered_set<GroupId> groups;
   for (ClosedRound& closed : news) {
     BookOf(closed.group).Close(closed.round, std::move(closed.members));
     closed_.emplace_back(closed.group, closed.round);
-    groups.insert(closed.group);
   }
-  for (const auto& [id, table] : snapshot->tables) {
-    if (!table->spec->rounds || !groups.contains(table->spec->rounds->group)) continue;
+  taken_ += news.size();
+  // What all servers have folded, no shard that comes to lead here lacks. Tables that come later
+  // start behind these rounds.
+  const uint64_t forgotten = std::min(notice.forgotten, heard());
+  while (!closed_.empty() && taken() - closed_.size() < forgotten) {
+    const auto [group, round] = closed_.front();
+    books_[group]->Forget(round);
+    closed_.pop_front();
+  }
+}
+
+void RequestHandler::FoldClosed() {
+  for (const auto& [id, table] : snapshot()->tables) {
+    if (!table->spec->rounds) continue;
     for (const auto& shard : table->shards) {
       if (shard != nullptr) shard->FoldClosed();
     }
   }
-  heard_ += news.size();
-  // What all servers have, no copy of a shard that comes here lacks. Tables that come later start
-  // behind these rounds.
-  while (!closed_.empty() && heard() - closed_.size() < notice.forgotten) {
-    const auto [group, round] = closed_.front();
-    books_[group]->Forget(round);
-    closed_.pop_front();
+  heard_ = taken();
+}
+
+void RequestHandler::Settle(const std::map<GroupId, Round>& folded) {
+  MutexLock install(install_mutex_);
+  while (heard() < taken()) {
+    const auto& [group, round] = closed_[closed_.size() - (taken() - heard())];
+    const auto found = folded.find(group);
+    if (found != folded.end() && found->second <= round) return;
+    ++heard_;
   }
 }
 

@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <deque>
+#include <map>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -59,16 +60,22 @@ class RequestHandler final : public RequestSink {
   // unknown is refused and changes nothing.
   Status InstallMap(std::shared_ptr<const ClusterMap> map);
 
-  // Takes in closed rounds and folds them on every shard that they concern. What was heard before
-  // is ignored, and all of it when the map it rests on is not installed or an earlier round is
-  // missing.
+  // Takes in closed rounds. What was taken before is ignored, and all of it when the map it rests on
+  // is not installed or an earlier round is missing.
   void CloseRounds(RoundsNotice notice);
+  // Folds them on every shard. For servers inside one process; over sockets the data threads do it.
+  void FoldClosed();
+  // Every shard here of these groups has folded the rounds below, and so have its copies.
+  void Settle(const std::map<GroupId, Round>& folded);
   // Forgets what shards know of sessions that have ended. For servers inside one process; over
   // sockets the data threads do it.
   void ForgetEndedSessions();
-  // The number of the newest closed round taken in. A server that comes late starts at `heard`.
+  // The number of the newest closed round that all shards here have folded, like all before it. A
+  // server that comes late starts at `heard`.
   uint64_t heard() const { return heard_.load(std::memory_order_relaxed); }
-  void StartHearingAt(uint64_t heard) { heard_ = heard; }
+  void StartHearingAt(uint64_t heard);
+  // The number of the newest closed round taken in.
+  uint64_t taken() const { return taken_.load(std::memory_order_relaxed); }
 
   // Inside one process, where each shard has one copy.
   void Submit(const Request& request, ReplySink& replies) override;
@@ -121,11 +128,12 @@ class RequestHandler final : public RequestSink {
   PagePool pages_;  // outlives the shards of every snapshot: requests end before the handler does
   std::atomic<uint64_t> n_requests_{0};
   std::atomic<uint64_t> heard_{0};
+  std::atomic<uint64_t> taken_{0};
 
   Mutex install_mutex_;  // held while a map is installed or rounds close; taken before all others
   // Of the groups that closed rounds, or have tables under BSP here.
   std::unordered_map<GroupId, std::shared_ptr<RoundBook>> books_ FASTPS_GUARDED_BY(install_mutex_);
-  // Closed rounds in the order they were taken in, the newest with number heard().
+  // Closed rounds in the order they were taken in, the newest with number taken().
   std::deque<std::pair<GroupId, Round>> closed_ FASTPS_GUARDED_BY(install_mutex_);
   mutable Mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_ FASTPS_GUARDED_BY(mutex_);

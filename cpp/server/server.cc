@@ -106,6 +106,12 @@ class DataThread {
 
   void Adopt() {
     node_.Adopt(handler_.snapshot(), NowMs());
+    // Taken in before this was woken, so what is not seen now wakes it again.
+    if (const uint64_t taken = handler_.taken(); taken != folded_to_) {
+      folded_to_ = taken;
+      node_.FoldClosed(NowMs());
+      node_.NoteSettled();
+    }
     std::erase_if(successors_, [this](const auto& each) {
       const ServerInfo* const server = handler_.snapshot()->map->FindServer(each.first.first);
       return server == nullptr || server->lost;
@@ -174,6 +180,7 @@ class DataThread {
   Decoder decoder_;
   ChainDecoder chain_decoder_;
   int64_t next_tick_ms_ = 0;
+  uint64_t folded_to_ = 0;  // number of the closed rounds
 };
 
 }  // namespace
@@ -224,7 +231,7 @@ Status Server::Start(ServerId id, std::shared_ptr<const ClusterMap> map,
   if (Status status = handler_.InstallMap(std::move(map)); !status.ok()) return status;
   {
     MutexLock lock(mutex_);
-    told_.assign(sockets_.size(), {handler_.map_version(), {}});
+    told_.assign(sockets_.size(), {handler_.map_version(), {}, {}});
   }
   for (size_t i = 0; i < sockets_.size(); ++i) {
     threads_.emplace_back([this, i] { RunDataThread(i); });
@@ -285,6 +292,7 @@ void Server::RunInstaller() {
       WakeDataThreads();
     }
     for (RoundsNotice& notice : rounds) handler_.CloseRounds(std::move(notice));
+    if (!rounds.empty()) WakeDataThreads();  // to fold
     control_link_->SendHeartbeat();  // the scheduler waits to hear what is taken in
     lock.Lock();
   }
@@ -299,15 +307,30 @@ void Server::RunDataThread(size_t thread) {
                   static_cast<uint32_t>(sockets_.size()), sockets_[thread], chain_sockets_[thread],
                   *wakers_[thread], n_refused_);
   while (!stopping_) {
-    if (data.node().report_changed()) Tell(thread, data.node());
+    if (data.node().report_changed() || data.node().settled_changed()) Tell(thread, data.node());
     data.Turn(data.node().needs_ticks() ? limits::kChainTickMs : -1);
   }
 }
 
 void Server::Tell(size_t thread, ChainNode& node) {
+  std::map<GroupId, Round> settled;
+  bool all_know = false;
+  {
+    MutexLock lock(mutex_);
+    told_[thread] = {node.map_version(), {}, node.Settled()};
+    node.AddToReport(&told_[thread].report);
+    all_know = true;
+    for (const Told& told : told_) {
+      all_know = all_know && told.map_version == handler_.map_version();
+      for (const auto& [group, round] : told.settled) {
+        const auto [found, is_new] = settled.try_emplace(group, round);
+        found->second = std::min(found->second, round);
+      }
+    }
+  }
+  // A table that a thread does not know yet may have rounds to fold.
+  if (all_know) handler_.Settle(settled);
   MutexLock lock(mutex_);
-  told_[thread] = {node.map_version(), {}};
-  node.AddToReport(&told_[thread].report);
   if (control_link_ != nullptr) control_link_->SendHeartbeat();
 }
 

@@ -50,6 +50,7 @@ class Server {
   struct Told {
     MapVersion map_version;
     Report report;
+    std::map<GroupId, Round> settled;
   };
 
   void RunDataThread(size_t thread);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/buffer.h"
@@ -83,6 +84,10 @@ struct ShardChain {
   std::deque<Waiting> waiting;  // by index
   std::optional<Fill> fill;
   Loading loading;
+  // Under BSP: whose rounds, the rounds folded here, and those that all copies have folded.
+  std::optional<GroupId> group;
+  Round settled;
+  std::deque<std::pair<ApplyIndex, Round>> folds;  // of a head: not known to be at the tail
   std::string back_peer;          // where acknowledgements go: where entries came from
   int64_t may_ask_again_ms = 0;   // before, entries that are missing are not asked for again
 
@@ -99,6 +104,8 @@ struct ShardChain {
     if (!is_tail()) return view.members[place + 1];
     return fill ? std::optional(fill->joiner) : std::nullopt;
   }
+  // Whether the successor, or who is behind it, may lack something.
+  bool waits() const { return is_tail() ? fill && fill->done && fill->index < index : !is_joiner && committed < index; }
   // Whether entries may be sent to the successor: a joiner needs its image first.
   bool is_open() const { return !is_tail() || (fill && fill->done); }
 };

@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/status.h"
 #include "base/types.h"
 #include "store/write.h"
+#include "wire/notices.h"
 
 namespace fastps {
 
@@ -20,10 +22,18 @@ struct Entry {
   Write::Kind kind = Write::Kind::kPush;
   Code code = Code::kOk;  // the head's answer
   uint64_t detail = 0;    // as well
-  // Push: the round it belongs to. Others under BSP: the rounds below were folded before it.
+  // The round it belongs to.
   Step step;
   Selection selection;            // empty when the entry has no effect
   std::span<const float> values;  // as well
+};
+
+// A closed round that the head folded, with whose pushes: an entry of the log as well, since what
+// is written before a fold must not come after it at a replica.
+struct FoldEntry {
+  ApplyIndex index;
+  Round round;
+  std::vector<RoundMember> members;  // by rank
 };
 
 // What became of an entry that was given to a replica.
@@ -31,7 +41,6 @@ enum class EntryFate : uint8_t {
   kApplied,
   kOld,        // applied before
   kGap,        // an earlier one is missing
-  kNotYet,     // it acts after a round that is not folded here: give it again later
   kMalformed,  // no head can have made it of this shard; nothing was changed
 };
 
@@ -52,8 +61,6 @@ inline Entry EntryOf(const Write& write, const WriteResult& result) {
               write.step,
               {},
               {}};
-  // A replica that is behind must not act earlier than the head did.
-  if (write.step && write.kind != Write::Kind::kPush) entry.step = result.folded;
   if (HasEffect(write.kind, result.code, result.detail)) {
     entry.selection = write.selection;
     entry.values = write.values;

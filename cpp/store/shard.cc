@@ -1,5 +1,7 @@
 #include "store/shard.h"
 
+#include <utility>
+
 #include "base/limits.h"
 #include "kernels/kernels.h"
 
@@ -24,7 +26,6 @@ WriteResult Shard::Apply(const Write& write) {
   Fold();
   WriteResult result = Take(write);
   result.index = apply_index_;
-  result.folded = pending_.folded();
   return result;
 }
 
@@ -59,16 +60,34 @@ bool Shard::IsTimeOf(const Write& write) {
 }
 
 void Shard::Fold() {
-  if (!is_bsp()) return;
+  if (!is_bsp() || !leads_) return;
   while (const RoundBook::Members members = book_->MembersOf(pending_.folded())) {
-    const std::optional<Gradients> sum = pending_.Fold(*members, *data_);
-    if (sum) data_->Push(sum->selection, sum->values.data());
+    const Round round = pending_.folded();
+    FoldNext(*members);
+    if (logs_folds_) folds_.push_back({apply_index_, round, *members});
   }
+}
+
+void Shard::FoldNext(const std::vector<RoundMember>& members) {
+  const std::optional<Gradients> sum = pending_.Fold(members, *data_);
+  if (sum) data_->Push(sum->selection, sum->values.data());
+  ++apply_index_.value;
 }
 
 void Shard::FoldClosed() {
   MutexLock lock(mutex_);
   Fold();
+}
+
+void Shard::SetLeads(bool leads, bool logs) {
+  MutexLock lock(mutex_);
+  leads_ = leads;
+  logs_folds_ = logs;
+}
+
+std::vector<FoldEntry> Shard::TakeFolds() {
+  MutexLock lock(mutex_);
+  return std::exchange(folds_, {});
 }
 
 WriteResult Shard::Execute(const Write& write) {
@@ -135,13 +154,10 @@ WriteResult Shard::SetLr(const Write& write) {
 
 EntryFate Shard::ApplyEntry(const Entry& entry) {
   MutexLock lock(mutex_);
-  Fold();
   if (entry.index <= apply_index_) return EntryFate::kOld;
   if (entry.index.value != apply_index_.value + 1) return EntryFate::kGap;
   if (!IsPossible(entry)) return EntryFate::kMalformed;
   if (HasEffect(entry.kind, entry.code, entry.detail)) {
-    const bool waits = is_bsp() && entry.kind != Write::Kind::kPush;
-    if (waits && *entry.step > pending_.folded()) return EntryFate::kNotYet;
     if (!Replay(entry)) return EntryFate::kMalformed;
   } else if (entry.code == Code::kOk) {
     ++n_late_;
@@ -150,6 +166,15 @@ EntryFate Shard::ApplyEntry(const Entry& entry) {
   if (entry.sequence != Sequence(0)) {
     sessions_[entry.session].Remember(entry.sequence, {entry.code, entry.detail});
   }
+  return EntryFate::kApplied;
+}
+
+EntryFate Shard::ApplyFold(const FoldEntry& entry) {
+  MutexLock lock(mutex_);
+  if (entry.index <= apply_index_) return EntryFate::kOld;
+  if (entry.index.value != apply_index_.value + 1) return EntryFate::kGap;
+  if (!is_bsp() || entry.round != pending_.folded()) return EntryFate::kMalformed;
+  FoldNext(entry.members);
   return EntryFate::kApplied;
 }
 

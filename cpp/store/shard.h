@@ -55,11 +55,10 @@ class Shard {
   // Does what the head did when it took this entry, with the head's answer. The content is checked
   // as a request's: it came from outside.
   //
-  // Under BSP a push is kept for its round, however far ahead, because the head has taken it. When
-  // the round was folded here it is dropped: the head will drop it at its own fold, since only a
-  // worker whose pushes are all acknowledged is a member of a round. Other writes with effect are
-  // kNotYet until the rounds before `entry.step` are folded.
+  // Under BSP the rounds that were folded before must have been folded here as well: a replica folds
+  // by ApplyFold alone.
   EntryFate ApplyEntry(const Entry& entry);
+  EntryFate ApplyFold(const FoldEntry& entry);
 
   // How many floats a pull gives: kOk, or why it cannot be.
   Code CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values);
@@ -72,8 +71,13 @@ class Shard {
   void Contains(std::span<const Key> keys, uint8_t* flags);
   void Scan(uint64_t position, size_t n_max, ScanBatch* batch);
 
-  // Folds every round that is known to be closed.
+  // Whether this shard folds closed rounds by itself; else it waits to be told by ApplyFold. With
+  // `logs` its folds are kept for TakeFolds. At first it leads and does not log.
+  void SetLeads(bool leads, bool logs);
+  // Folds every round that is known to be closed, when it leads.
   void FoldClosed();
+  // The folds since the last call: entries of the log, as writes are.
+  std::vector<FoldEntry> TakeFolds();
 
   struct Figures {
     uint64_t rows;
@@ -129,6 +133,7 @@ class Shard {
 
   bool is_bsp() const { return book_ != nullptr; }
   void Fold() FASTPS_REQUIRES(mutex_);
+  void FoldNext(const std::vector<RoundMember>& members) FASTPS_REQUIRES(mutex_);
   // Whether the rounds that `write` must wait for are folded.
   bool IsTimeOf(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult Take(const Write& write) FASTPS_REQUIRES(mutex_);
@@ -155,6 +160,9 @@ class Shard {
   const std::unique_ptr<ShardData> data_;        // its contents are guarded by mutex_
   const std::shared_ptr<const RoundBook> book_;  // null unless under BSP
   PendingRounds pending_ FASTPS_GUARDED_BY(mutex_){Round(0)};
+  bool leads_ FASTPS_GUARDED_BY(mutex_) = true;
+  bool logs_folds_ FASTPS_GUARDED_BY(mutex_) = false;
+  std::vector<FoldEntry> folds_ FASTPS_GUARDED_BY(mutex_);
   uint64_t n_late_ FASTPS_GUARDED_BY(mutex_) = 0;
   ApplyIndex apply_index_ FASTPS_GUARDED_BY(mutex_);
   Sessions sessions_ FASTPS_GUARDED_BY(mutex_);

@@ -42,7 +42,6 @@ struct WriteResult {
   bool remembered = false;  // the keys may be left out next time
   bool is_entry = false;    // this call made the shard's newest entry
   ApplyIndex index{};       // of the shard's newest entry after the call
-  Round folded{};           // rounds below were folded before the write acted
 };
 
 }  // namespace fastps

@@ -49,10 +49,16 @@ bool HasTag(const ChainHeader& header, const char* tag) {
 // Entries are writes that some head numbered, and their counts add up to the frames'.
 bool AreSound(std::span<const EntryHeader> entries, uint64_t* n_keys, uint64_t* n_values) {
   for (const EntryHeader& entry : entries) {
-    const bool known = entry.op >= static_cast<uint8_t>(Op::kPull) &&
-                       entry.op <= static_cast<uint8_t>(Op::kSetLr);
-    if (!known || !IsWrite(static_cast<Op>(entry.op)) || entry.has_step > 1) return false;
-    if (entry.index == ApplyIndex(0) || entry.sequence == Sequence(0)) return false;
+    if (entry.index == ApplyIndex(0) || entry.has_step > 1) return false;
+    if (entry.op == kFoldOp) {
+      if (entry.has_step == 0 || entry.n_keys % 2 != 0 || entry.n_values != 0) return false;
+    } else {
+      const bool known = entry.op >= static_cast<uint8_t>(Op::kPull) &&
+                         entry.op <= static_cast<uint8_t>(Op::kSetLr);
+      if (!known || !IsWrite(static_cast<Op>(entry.op)) || entry.sequence == Sequence(0)) {
+        return false;
+      }
+    }
     *n_keys += entry.n_keys;
     *n_values += entry.n_values;
   }
@@ -68,6 +74,10 @@ ChainFrames EncodeEntries(const ChainStamp& stamp, std::span<const EntryHeader> 
 
 ChainFrames EncodeAcks(const ChainStamp& stamp, std::span<const ShardAck> acks) {
   return {EncodeHead(kAcksTag, stamp, acks), {}, {}};
+}
+
+ChainFrames EncodeQuestion(const ChainStamp& stamp, std::span<const ShardAck> asked) {
+  return {EncodeHead(kQuestionTag, stamp, asked), {}, {}};
 }
 
 ChainFrames EncodeSlice(const ChainStamp& stamp, const ImageSlice& slice, Buffer bytes) {
@@ -124,8 +134,9 @@ Status ChainDecoder::Decode(std::span<const Bytes> frames, ChainMessage* message
     message->values = Aligned(values, &values_);
     return {};
   }
-  if (HasTag(header, kAcksTag)) {
-    message->kind = ChainMessage::Kind::kAcks;
+  if (HasTag(header, kAcksTag) || HasTag(header, kQuestionTag)) {
+    message->kind = HasTag(header, kAcksTag) ? ChainMessage::Kind::kAcks
+                                             : ChainMessage::Kind::kQuestion;
     if (frames.size() != 1 || !TakeList(list, header.count, &acks_)) {
       return Malformed("chain: acknowledgements");
     }

@@ -30,7 +30,7 @@ struct EntryHeader {
   TableId table;
   ShardId shard;
   ViewNumber view;
-  uint8_t op = 0;        // an Op that writes
+  uint8_t op = 0;        // an Op that writes, or kFoldOp
   uint8_t code = 0;      // a Code: what the head answered
   uint8_t has_step = 0;  // 1: the write belongs to `step`
   uint8_t reserved = 0;
@@ -43,6 +43,10 @@ struct EntryHeader {
   uint32_t n_values = 0;
 };
 static_assert(sizeof(EntryHeader) == 64);
+
+// The head folded a closed round: `step` is the round, the keys are pairs (rank, session) of its
+// members; there is no session and no sequence.
+inline constexpr uint8_t kFoldOp = 64;
 
 // How far the successor, and all behind it, are with one shard.
 struct ShardAck {
@@ -90,19 +94,21 @@ struct ChainFrames {
 ChainFrames EncodeEntries(const ChainStamp& stamp, std::span<const EntryHeader> entries,
                           Buffer keys, Buffer values);
 ChainFrames EncodeAcks(const ChainStamp& stamp, std::span<const ShardAck> acks);
+// Asks a successor how far it is with these shards.
+ChainFrames EncodeQuestion(const ChainStamp& stamp, std::span<const ShardAck> asked);
 ChainFrames EncodeSlice(const ChainStamp& stamp, const ImageSlice& slice, Buffer bytes);
 ChainFrames EncodeProgress(const ChainStamp& stamp, std::span<const ImageProgress> progress);
 
 // A message as it came: spans point into the frames, or into copies that the decoder holds until
 // its next call. Only the lists of its kind are filled.
 struct ChainMessage {
-  enum class Kind { kEntries, kAcks, kSlice, kProgress };
+  enum class Kind { kEntries, kAcks, kQuestion, kSlice, kProgress };
   Kind kind = Kind::kEntries;
   ChainStamp stamp;
   std::span<const EntryHeader> entries;
   std::span<const Key> keys;
   std::span<const float> values;
-  std::span<const ShardAck> acks;
+  std::span<const ShardAck> acks;  // of a question as well
   ImageSlice slice;
   Bytes slice_bytes;
   std::span<const ImageProgress> progress;
@@ -128,6 +134,7 @@ class ChainDecoder {
 
 inline constexpr char kEntriesTag[] = "FPE1";
 inline constexpr char kAcksTag[] = "FPA1";
+inline constexpr char kQuestionTag[] = "FPQ1";
 inline constexpr char kSliceTag[] = "FPI1";
 inline constexpr char kProgressTag[] = "FPJ1";
 

@@ -69,13 +69,18 @@ class ChainServer {
     node_.Adopt(handler_.snapshot(), now_ms);
   }
 
-  void CloseRounds(const py::bytes& frame) {
+  void CloseRounds(const py::bytes& frame, int64_t now_ms) {
     const std::optional<RoundsNotice> notice = DecodeRoundsNotice(BytesView(frame));
     Require(notice.has_value(), "not a frame of closed rounds");
     handler_.CloseRounds(*notice);
+    node_.FoldClosed(now_ms);
+    node_.NoteSettled();
   }
   void StartHearingAt(uint64_t heard) { handler_.StartHearingAt(heard); }
-  uint64_t heard() const { return handler_.heard(); }
+  uint64_t heard() {
+    if (node_.settled_changed()) handler_.Settle(node_.Settled());
+    return handler_.heard();
+  }
   uint64_t map_version() const { return node_.map_version().value; }
 
   void TakeRequest(const py::bytes& peer, const Frames& frames, int64_t now_ms) {
@@ -129,7 +134,7 @@ class ChainServer {
                                       .map_version = node_.map_version(),
                                       .rows = handler_.n_rows(),
                                       .requests = handler_.n_requests(),
-                                      .heard = handler_.heard()}));
+                                      .heard = heard()}));
   }
 
   // (view, index, folded, digest) of a member or filled joiner.
@@ -178,7 +183,7 @@ void BindChain(py::module_& m) {
                           "of a message without routing ids.")
       .def(py::init<const py::bytes&, uint32_t>(), py::arg("boot_id"), py::arg("server_id"))
       .def("install_map", &ChainServer::InstallMap, py::arg("blob"), py::arg("now_ms"))
-      .def("close_rounds", &ChainServer::CloseRounds, py::arg("frame"))
+      .def("close_rounds", &ChainServer::CloseRounds, py::arg("frame"), py::arg("now_ms"))
       .def("start_hearing_at", &ChainServer::StartHearingAt, py::arg("heard"))
       .def_property_readonly("heard", &ChainServer::heard)
       .def_property_readonly("map_version", &ChainServer::map_version)

@@ -66,7 +66,7 @@ TableSpec SpecOfDict(const py::dict& table) {
   spec.row_width = table["row_width"].cast<uint64_t>();
   spec.n_rows = table["n_rows"].cast<uint64_t>();
   spec.num_shards = table["num_shards"].cast<uint32_t>();
-  spec.replication = table["replication"].cast<uint8_t>();
+  if (table.contains("replication")) spec.replication = table["replication"].cast<uint8_t>();
   const auto [rule, constants] = table["rule"].cast<RuleTuple>();
   Require(constants.size() <= spec.rule.constants.size(), "too many constants");
   spec.rule.kind = static_cast<RuleKind>(rule);

@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <vector>
 
 #include "binding/testing/testing.h"
 #include "data/xxh64.h"
@@ -58,8 +60,6 @@ std::string NameOf(EntryFate fate) {
       return "old";
     case EntryFate::kGap:
       return "gap";
-    case EntryFate::kNotYet:
-      return "not yet";
     case EntryFate::kMalformed:
       break;
   }
@@ -101,7 +101,7 @@ class ShardUnderTest {
                                               step ? Step(Round(*step)) : Step()});
     return {Number(result.code), result.detail};
   }
-  // (code, detail, index, whether it is an entry, rounds folded before, the entry or None)
+  // (code, detail, index, whether it is an entry, the entry or None)
   py::tuple Take(const std::string& kind, const KeyArray& selection,
                  const std::optional<FloatArray>& values, uint64_t session, uint64_t sequence,
                  std::optional<uint64_t> step) {
@@ -116,7 +116,21 @@ class ShardUnderTest {
     py::object entry = py::none();
     if (result.is_entry) entry = TupleOf(EntryOf(write, result));
     return py::make_tuple(Number(result.code), result.detail, result.index.value, result.is_entry,
-                          result.folded.value, entry);
+                          entry);
+  }
+  // [(index, round, sessions by rank)]
+  std::vector<std::tuple<uint64_t, uint64_t, std::vector<uint64_t>>> TakeFolds() {
+    std::vector<std::tuple<uint64_t, uint64_t, std::vector<uint64_t>>> folds;
+    for (const FoldEntry& fold : shard_->TakeFolds()) {
+      auto& [index, round, sessions] = folds.emplace_back();
+      index = fold.index.value;
+      round = fold.round.value;
+      for (const RoundMember& member : fold.members) sessions.push_back(member.session.value);
+    }
+    return folds;
+  }
+  std::string ApplyFold(uint64_t index, uint64_t round, const std::vector<uint64_t>& sessions) {
+    return NameOf(shard_->ApplyFold({ApplyIndex(index), Round(round), MembersOf(sessions)}));
   }
   std::string ApplyEntry(uint64_t index, uint64_t session, uint64_t sequence,
                          const std::string& kind, int code, uint64_t detail,
@@ -171,11 +185,7 @@ class ShardUnderTest {
   }
   // Closes a round for the sessions given, by rank. The shard notices at the next call.
   void CloseRound(uint64_t round, const std::vector<uint64_t>& sessions) {
-    std::vector<RoundMember> members;
-    for (const uint64_t session : sessions) {
-      members.push_back({Rank(static_cast<uint32_t>(members.size())), SessionId(session)});
-    }
-    book_->Close(Round(round), std::move(members));
+    book_->Close(Round(round), MembersOf(sessions));
   }
   std::pair<uint64_t, py::bytes> Image() {
     ApplyIndex index;
@@ -199,6 +209,14 @@ class ShardUnderTest {
   Shard& shard() { return *shard_; }
 
  private:
+  static std::vector<RoundMember> MembersOf(const std::vector<uint64_t>& sessions) {
+    std::vector<RoundMember> members;
+    for (const uint64_t session : sessions) {
+      members.push_back({Rank(static_cast<uint32_t>(members.size())), SessionId(session)});
+    }
+    return members;
+  }
+
   const TableSpec spec_;
   PagePool pool_;
   std::shared_ptr<const UpdateRule> rule_;
@@ -225,8 +243,15 @@ void BindShard(py::module_& m) {
            py::arg("step") = py::none(), "(code, detail) of one write.")
       .def("take", &ShardUnderTest::Take, py::arg("kind"), py::arg("selection"), py::arg("values"),
            py::arg("session") = 1, py::arg("sequence") = 0, py::arg("step") = py::none(),
-           "(code, detail, index, is entry, folded, entry or None) of one write. An entry is the "
+           "(code, detail, index, is entry, entry or None) of one write. An entry is the "
            "arguments of apply_entry.")
+      .def("take_folds", &ShardUnderTest::TakeFolds,
+           "The folds since the last call; each the arguments of apply_fold.")
+      .def("apply_fold", &ShardUnderTest::ApplyFold, py::arg("index"), py::arg("round"),
+           py::arg("sessions"), "What became of it.")
+      .def(
+          "set_leads", [](ShardUnderTest& s, bool leads, bool logs) { s.shard().SetLeads(leads, logs); },
+          py::arg("leads"), py::arg("logs"))
       .def("apply_entry", &ShardUnderTest::ApplyEntry, py::arg("index"), py::arg("session"),
            py::arg("sequence"), py::arg("kind"), py::arg("code"), py::arg("detail"),
            py::arg("step"), py::arg("selection"), py::arg("values"), "What became of it.")
