@@ -94,10 +94,10 @@ def _status(*states: str, wanted: int = 2, moving: int = 0) -> dict[str, object]
 def test_scaling_says_what_is_left_to_do() -> None:
     assert scale.progress(_status("alive", "alive"), 2) == ""
     assert scale.progress(_status("alive", "suspect", "retired", "lost (exit)"), 2) == ""
-    assert scale.progress(_status("alive"), 2) == "1 of 2 servers are there"
+    assert scale.progress(_status("alive"), 2) == "servers there: 1 of 2"
     assert (
         scale.progress(_status("alive", "alive", "leaving", moving=7), 2)
-        == "1 servers are leaving, 7 shards are to move"
+        == "servers to leave: 1, shards to move: 7"
     )
     with pytest.raises(FastPSTimeoutError, match="meanwhile 3 are wanted"):
         scale.progress(_status("alive", wanted=3), 2)

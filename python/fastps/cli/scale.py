@@ -93,11 +93,11 @@ def progress(status: dict[str, Any], wanted: int) -> str:
     there = sum(state in ("alive", "suspect") for state in states)
     parts = []
     if there < wanted:
-        parts.append(f"{there} of {wanted} servers are there")
+        parts.append(f"servers there: {there} of {wanted}")
     if leaving := states.count("leaving"):
-        parts.append(f"{leaving} servers are leaving")
+        parts.append(f"servers to leave: {leaving}")
     if moving := status["views"]["moving"]:
-        parts.append(f"{moving} shards are to move")
+        parts.append(f"shards to move: {moving}")
     return ", ".join(parts)
 
 

@@ -67,10 +67,13 @@ def status_of(state: Facts, views: JsonDict, uptime: float, now: float) -> JsonD
 
 
 def _state_of(state: Facts, server: Server) -> str:
+    has_left = server.leaving and not state.tables.shares.holds(server.server_id)
+    if has_left and server.lost == "exit":
+        return "left"
     if server.lost:
         return f"lost ({server.lost})"
     if server.leaving:
-        return "leaving" if state.tables.shares.holds(server.server_id) else "retired"
+        return "retired" if has_left else "leaving"
     return "suspect" if server.suspect else "alive"
 
 
