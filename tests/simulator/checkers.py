@@ -103,7 +103,8 @@ class Checker:
             self.wrong(f"shard {shard}: {unheard} are in view {number} but did not report sealed")
         # A successor's log is a prefix of its predecessor's; whoever joins must have all of it.
         kept = [server for server in members if server in chain]
-        highest = max((reports[server] for server in kept), default=-1)
+        heard = kept or [server for server in members if server in reports]
+        highest = max((reports[server] for server in heard), default=-1)
         in_order = kept == list(chain)
         for place, server in enumerate(chain):
             if reports[server] != highest and (place == 0 or not in_order):
