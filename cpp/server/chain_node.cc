@@ -159,6 +159,8 @@ void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_
   } else {
     reported_.erase(name);
   }
+  // A sealed head makes no entries: members have reported what will be all that there is.
+  if (chain.group) chain.shard->SetLeads(chain.is_head() && !view.sealed, true);
   if (!other_number) {
     Trim(chain);
     return;
@@ -166,7 +168,6 @@ void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_
   chain.index = chain.shard->apply_index();
   if (chain.predecessor() != predecessor) chain.back_peer.clear();
   if (chain.group) {
-    chain.shard->SetLeads(chain.is_head(), true);
     chain.folds.clear();
     if (chain.is_head() && !chain.is_tail()) {
       chain.folds.emplace_back(chain.index, chain.shard->folded());
@@ -223,11 +224,11 @@ Code ChainNode::Admit(Op op, TableId table, ShardId shard, ViewNumber view) {
 
 void ChainNode::OnWritten(TableId table, ShardId shard, size_t part, const Write& write,
                           const WriteResult& result) {
+  ShardChain& chain = *FindChain(table, shard);
+  AddFolds(chain);
   const bool is_numbered =
       result.code != Code::kRetry && result.code != Code::kGap && result.code != Code::kNeedKeys;
   if (!is_numbered) return;
-  ShardChain& chain = *FindChain(table, shard);
-  AddFolds(chain);
   if (result.is_entry) {
     const Entry entry = EntryOf(write, result);
     AddEntry(chain, HeaderOf(entry, table, shard, chain.view.number), entry.selection,

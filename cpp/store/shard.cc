@@ -236,7 +236,7 @@ Code Shard::CountValues(Selection selection, const KeySetUse& key_set, size_t* n
 
 PullResult Shard::Pull(Selection selection, const KeySetUse& key_set, Step step, float* values) {
   MutexLock lock(mutex_);
-  Fold();
+  if (!logs_folds_) Fold();
   if (is_bsp() && step && *step > pending_.folded()) return {Code::kRetry};
   if (key_set.n_omitted > 0) {
     if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys};

@@ -72,7 +72,8 @@ class Shard {
   void Scan(uint64_t position, size_t n_max, ScanBatch* batch);
 
   // Whether this shard folds closed rounds by itself; else it waits to be told by ApplyFold. With
-  // `logs` its folds are kept for TakeFolds. At first it leads and does not log.
+  // `logs` its folds are kept for TakeFolds, and reads make none. At first it leads and does not
+  // log.
   void SetLeads(bool leads, bool logs);
   // Folds every round that is known to be closed, when it leads.
   void FoldClosed();
