@@ -32,7 +32,9 @@ Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uin
                      .requests = n_requests(),
                      .clock = told_clock_ = ClockToTellNow(),
                      .busy_us = busy_us_,
-                     .heard = told_.number};
+                     .heard = told_.number,
+                     .told_minimum = told_.minimum,
+                     .told_rounds = told_.rounds};
   };
   const auto on_map = [this, cluster_id](std::shared_ptr<const ClusterMap> newer) {
     if (newer->cluster_id == cluster_id) InstallMap(std::move(newer));

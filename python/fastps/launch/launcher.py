@@ -11,9 +11,7 @@ import json
 import math
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from fastps.config import child_environment
@@ -23,6 +21,7 @@ from fastps.launch.notifier import Notifier
 from fastps.launch.output import Relay
 from fastps.launch.process import ChildProcess, Guardian, describe_exit
 from fastps.launch.scheduler_place import SchedulerPlace
+from fastps.launch.signals import stop_signals
 from fastps.launch.slot import Slot
 from fastps.launch.spec import JobResult, JobSpec
 from fastps.launch.summary import pace_lines
@@ -40,7 +39,6 @@ ROLE_GRACE_SECONDS = 1.0
 PIPE_GRACE_SECONDS = 0.5
 # How it went is worth so long a wait at the end.
 STATUS_SECONDS = 1.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(spec: JobSpec) -> JobResult:
@@ -61,7 +59,7 @@ def run(spec: JobSpec) -> JobResult:
         What became of it.
     """
     supervisor = Supervisor(spec)
-    with _stop_signals(supervisor):
+    with stop_signals(supervisor.stop, supervisor.wake_up_by):
         return supervisor.run()
 
 
@@ -409,30 +407,3 @@ class Supervisor:
         except OSError as error:
             self._say(f"the job file cannot be written: {error}")
             self._job_file = None
-
-
-@contextlib.contextmanager
-def _stop_signals(supervisor: Supervisor) -> Iterator[None]:
-    """Let signals stop the job; outside the main thread Python has no way to."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    wake, wake_by_signal = os.pipe()
-    os.set_blocking(wake, False)
-    os.set_blocking(wake_by_signal, False)
-    supervisor.wake_up_by(wake)
-    before = {
-        number: signal.signal(number, lambda got, _: supervisor.stop(got))
-        for number in STOP_SIGNALS
-    }
-    # A child's end ends a wait as well.
-    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
-    fd_before = signal.set_wakeup_fd(wake_by_signal, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(fd_before)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(wake_by_signal)
-        os.close(wake)
