@@ -24,7 +24,8 @@ from jobs import Worker
 
 Array = Any
 
-TABLE = "lanes"
+TABLE, BALLAST = "lanes", "ballast"
+BALLAST_WIDTH = 8
 N_KEYS, N_SHARDS = 64, 12  # the keys lie on all shards
 KEYS = np.random.default_rng(11).integers(0, 2**64, N_KEYS, dtype=np.uint64)
 CALL_SECONDS = 60.0
@@ -138,9 +139,10 @@ def lanes(client: fastps.Client, n_lanes: int) -> Any:
 def push_on(worker: Worker) -> dict[str, Any]:
     """Push and pull until the test says "stop"; return what was wrong.
 
-    Arguments of the worker: n_lanes, window (pushes in flight).
+    Arguments of the worker: n_lanes, window (pushes in flight), ballast (rows of another table).
     """
     n_lanes, window = worker.arguments["n_lanes"], worker.arguments["window"]
+    n_ballast = worker.arguments["ballast"]
     lane = worker.rank
     with fastps.connect(timeout=CALL_SECONDS) as client:
         table = lanes(client, n_lanes)
@@ -148,6 +150,11 @@ def push_on(worker: Worker) -> dict[str, Any]:
         page, log, sums = pages[lane], Log(worker.folder / f"log-{lane}"), Sums(pages)
         ones = np.zeros((N_KEYS, n_lanes), np.float32)
         ones[:, lane] = 1
+        ballast = client.sparse_table(BALLAST, row_shape=(BALLAST_WIDTH,), num_shards=N_SHARDS)
+        numbers = np.arange(n_ballast, dtype=np.uint64)
+        if lane == 0 and n_ballast:
+            ballast.push(numbers, np.ones((n_ballast, BALLAST_WIDTH), np.float32))
+        client.barrier(timeout=CALL_SECONDS)
         flying: deque[tuple[float, Any]] = deque()
 
         def land() -> None:
@@ -171,4 +178,7 @@ def push_on(worker: Worker) -> dict[str, Any]:
         page["done"] = 1
         client.barrier(timeout=CALL_SECONDS)
         sums.must_be(table.pull(KEYS), f"worker {lane} at the end")
+        if len(ballast) != n_ballast or not np.all(ballast.pull(numbers) == 1):
+            sums.found.append(f"worker {lane}: the ballast has changed, {len(ballast)} rows")
+        client.barrier(timeout=CALL_SECONDS)
         return {"pushes": page["called"], "pulls": sums.n_pulls, "found": sums.found}

@@ -19,20 +19,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import elastic_runs
 import hanging_calls
 import lost_copies
+import training_deaths
+from job_health import must_run, percentiles, pick
 from jobs import paused
-from push_load import FLOOR_PER_SECOND, Load, Report, percentiles, pick
+from push_load import FLOOR_PER_SECOND, Load, Report, calm
 
 REST_SECONDS = 0.5  # of load without a fault, at the least, before each fault
 
 
-def calm(load: Load, random_: random.Random) -> float:
-    """Wait for full redundancy, then for some load; return the pushes per second meanwhile."""
-    load.wait_until_full()
-    began = time.monotonic()
-    time.sleep(REST_SECONDS + random_.uniform(0, 0.3))
-    return load.rate(began, time.monotonic())
+def faults(
+    folder: Path,
+    count: int,
+    seed: int,
+    one: Callable[[Load, random.Random, str], dict[str, float]],
+    report: Report,
+    **job: Any,
+) -> dict[str, Any]:
+    """Do something to a job under load, `count` times, each when it has all its copies.
+
+    What is done while fewer pushes are made than the floor demands does not count.
+
+    Parameters
+    ----------
+    one : callable (load, random, what it is called) -> dict of float
+        The fault, and what was measured.
+    """
+    random_ = random.Random(seed)
+    measured: list[dict[str, float]] = []
+    rates: list[float] = []
+    idle = 0
+    with Load(folder, **job) as load:
+        while len(measured) < count:
+            rate = calm(load, REST_SECONDS + random_.uniform(0, 0.3))
+            if rate < FLOOR_PER_SECOND:
+                idle += 1
+                assert idle <= count, f"{rate:.0f} pushes/s: too few\n{load.health.describe()}"
+                continue
+            what = f"fault {len(measured)}"
+            figures = one(load, random_, what)
+            load.check(what)
+            measured.append(figures)
+            rates.append(rate)
+            told = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
+            report(f"{what}: {told}  {rate:.0f} pushes/s before")
+        load.health.wait_until_full()
+        totals = load.finish()
+    return {
+        "count": count,
+        "not_counted": idle,
+        **{name: percentiles([each[name] for each in measured]) for name in measured[0]},
+        "least_pushes_per_s": min(rates),
+        **totals,
+    }
 
 
 def kills(
@@ -49,46 +90,20 @@ def kills(
     `unheard`: the launcher says nothing of it, so that the scheduler has to find out, as when a
     machine goes away.
     """
-    random_ = random.Random(seed)
-    failovers: list[float] = []
-    refills: list[float] = []
-    rates: list[float] = []
-    idle = 0
-    with Load(folder, **job) as load:
-        while len(failovers) < count:
-            rate = calm(load, random_)
-            if rate < FLOOR_PER_SECOND:
-                idle += 1
-                assert idle <= count + 5, f"{rate:.0f} pushes/s: too few\n{load.describe()}"
-                continue
-            victims = pick(load.alive(), random_, at_once)
-            what = f"kill {len(failovers)} of server {[each['id'] for each in victims]}"
-            with paused(load.job.launcher.pid) if unheard else contextlib.nullcontext():
-                began = time.monotonic()
-                for victim in victims:
-                    os.kill(victim["pid"], signal.SIGKILL)
-                seconds = load.answered_after(began, what)
-            load.check(what)
-            refills.append(time.monotonic() - began + load.wait_until_full())
-            failovers.append(seconds)
-            rates.append(rate)
-            report(
-                f"{what}: failover {seconds:.2f} s, all copies after {refills[-1]:.1f} s, "
-                f"{rate:.0f} pushes/s before"
-            )
-        totals = load.finish()
-    return {
-        "kills": count,
-        "at_once": at_once,
-        "unheard": unheard,
-        "not_counted": idle,
-        "failover_s": percentiles(failovers),
-        "refill_s": percentiles(refills),
-        "least_pushes_per_s": min(rates),
-        **totals,
-        "lost": 0,
-        "doubled": 0,
-    }
+
+    def kill(load: Load, random_: random.Random, what: str) -> dict[str, float]:
+        victims = pick(load.health.alive(), random_, at_once)
+        with paused(load.job.launcher.pid) if unheard else contextlib.nullcontext():
+            began = time.monotonic()
+            for victim in victims:
+                os.kill(victim["pid"], signal.SIGKILL)
+            failover = load.answered_after(began, what)
+        load.check(what)
+        load.health.wait_until_full()
+        return {"failover_s": failover, "all_copies_s": time.monotonic() - began}
+
+    figures = faults(folder, count, seed, kill, report, **job)
+    return {"at_once": at_once, "unheard": unheard, **figures}
 
 
 def pauses(
@@ -100,43 +115,25 @@ def pauses(
     **job: Any,
 ) -> dict[str, Any]:
     """Stop random servers for 0.1 s to `longest`, then let them wake with what they believed."""
-    random_ = random.Random(seed)
-    failovers: list[float] = []
-    rates: list[float] = []
-    idle = 0
-    with Load(folder, **job) as load:
-        while len(failovers) < count:
-            rate = calm(load, random_)
-            if rate < FLOOR_PER_SECOND:
-                idle += 1
-                assert idle <= count + 5, f"{rate:.0f} pushes/s: too few\n{load.describe()}"
-                continue
-            (victim,) = pick(load.alive(), random_)
-            length = 0.1 * (longest / 0.1) ** random_.random()
-            what = f"pause {len(failovers)} of server {victim['id']}, {length:.1f} s"
-            began = time.monotonic()
-            with paused(victim["pid"]):
-                while time.monotonic() < began + length:
-                    time.sleep(min(0.05, length))
-                    load.must_run()
-                stopped = time.monotonic()
-            seconds = load.answered_after(began, what)
-            load.answered_after(stopped, what + " and its end")
-            load.check(what)
-            failovers.append(seconds)
-            rates.append(rate)
-            report(f"{what}: pushes again after {seconds:.2f} s, {rate:.0f} pushes/s before")
-        load.wait_until_full()
-        totals = load.finish()
-    return {
-        "pauses": count,
-        "not_counted": idle,
-        "blocked_s": percentiles(failovers),
-        "least_pushes_per_s": min(rates),
-        **totals,
-        "lost": 0,
-        "doubled": 0,
-    }
+
+    def pause(load: Load, random_: random.Random, what: str) -> dict[str, float]:
+        (victim,) = pick(load.health.alive(), random_)
+        length = 0.1 * (longest / 0.1) ** random_.random()
+        began = time.monotonic()
+        with paused(victim["pid"]):
+            while time.monotonic() < began + length:
+                time.sleep(min(0.05, length))
+                must_run(load.job)
+            ended = time.monotonic()
+        blocked = load.answered_after(began, what)
+        load.check(what)
+        return {
+            "paused_s": length,
+            "blocked_s": blocked,
+            "blocked_after_s": load.answered_after(ended, what + ", its end"),
+        }
+
+    return faults(folder, count, seed, pause, report, **job)
 
 
 def pairs(folder: Path, count: int, seed: int = 0, **job: Any) -> dict[str, Any]:
@@ -186,6 +183,9 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "kills": kills,
     "pairs": pairs,
     "pauses": pauses,
+    "moves": elastic_runs.moves,
+    "bsp": training_deaths.bsp,
+    "ssp": training_deaths.ssp,
     "losses": losses,
     "calls": calls,
 }
