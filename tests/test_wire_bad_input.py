@@ -234,19 +234,23 @@ def test_options_that_are_none(sparse, dense, option) -> None:
     assert sparse().pull(1) == 0
 
 
-@pytest.mark.parametrize(
-    ("option", "there_is"),
-    [
-        ({"replication": 2}, "1|one"),
-        ({"replication": 3}, "1|one"),
-    ],
-    ids=str,
-)
-def test_what_is_not_there_yet_says_what_there_is(client, sparse, dense, option, there_is) -> None:
-    with pytest.raises(errors.ConfigError, match=there_is):
-        sparse(**option)
-    with pytest.raises(errors.ConfigError, match=there_is):
-        dense(shape=(3,), **option)
+def test_more_copies_than_servers_are_refused(request, client, sparse, dense) -> None:
+    """The cluster has two servers; an embedded one is one process, and keeps no copies at all."""
+    is_embedded = request.node.callspec.params["client"] == "embedded"
+    why = "one process" if is_embedded else "3 servers are needed"
+    for copies in (2, 3) if is_embedded else (3,):
+        with pytest.raises(errors.ConfigError, match=why):
+            sparse(replication=copies)
+        with pytest.raises(errors.ConfigError, match=why):
+            dense(shape=(3,), replication=copies)
+    if is_embedded:
+        return
+    table = sparse(row_shape=(2,), replication=2)
+    table.push([7, 2**64 - 1], np.ones((2, 2)))
+    assert table.pull([2**64 - 1, 7, 8]).tolist() == [[1, 1], [1, 1], [0, 0]]
+    whole = dense(shape=(3,), replication=2)
+    whole.push(np.ones(3))
+    assert whole.pull().tolist() == [1, 1, 1]
 
 
 def test_checkpoints_are_not_there_yet(client, tmp_path) -> None:
