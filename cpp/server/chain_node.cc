@@ -166,6 +166,7 @@ void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_
     return;
   }
   chain.index = chain.shard->apply_index();
+  chain.heard_in_view = false;
   if (chain.predecessor() != predecessor) chain.back_peer.clear();
   if (chain.group) {
     chain.folds.clear();
@@ -403,10 +404,6 @@ void ChainNode::SendKept(ShardChain& chain, ApplyIndex after, int64_t now_ms, bo
     anew = false;
   }
   Expect(chain, now_ms);
-  // The successor may not know of the view yet.
-  Link& link = links_[address];
-  link.resend_after_ms = std::min(link.resend_after_ms, limits::kChainResendSoonMs);
-  link.resend_at_ms = std::min(link.resend_at_ms, now_ms + link.resend_after_ms);
 }
 
 void ChainNode::Ask(ShardChain& chain, bool anew) {
@@ -429,6 +426,10 @@ void ChainNode::Expect(ShardChain& chain, int64_t now_ms) {
     link.resend_at_ms = now_ms + link.resend_after_ms;
   }
   link.open[{chain.table, chain.id}] = &chain;
+  if (chain.heard_in_view) return;
+  // It may not know of the view yet, and drop what it is sent.
+  link.resend_after_ms = std::min(link.resend_after_ms, limits::kChainResendSoonMs);
+  link.resend_at_ms = std::min(link.resend_at_ms, now_ms + link.resend_after_ms);
 }
 
 void ChainNode::Trim(ShardChain& chain) {
@@ -574,6 +575,7 @@ void ChainNode::TakeAcks(const ChainMessage& message, int64_t now_ms) {
     }
     Link& link = links_[AddressOf(*chain, *chain->successor())];
     link.heard_ms = now_ms;
+    chain->heard_in_view = true;
     link.resend_after_ms = limits::kChainResendMs;
     link.resend_at_ms = now_ms + link.resend_after_ms;
     if (std::exchange(link.is_silent, false)) report_changed_ = true;

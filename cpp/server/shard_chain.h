@@ -88,6 +88,7 @@ struct ShardChain {
   std::optional<GroupId> group;
   Round settled;
   std::deque<std::pair<ApplyIndex, Round>> folds;  // of a head: not known to be at the tail
+  bool heard_in_view = false;     // the successor has said something in this view
   std::string back_peer;          // where acknowledgements go: where entries came from
   int64_t may_ask_again_ms = 0;   // before, entries that are missing are not asked for again
 
