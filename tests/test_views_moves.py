@@ -218,14 +218,50 @@ def test_servers_that_leave_give_all_away_and_are_retired() -> None:
 def test_a_leave_never_costs_a_copy() -> None:
     fleet = Fleet(servers=3, copies=2, shards=16)
     fleet.answer(m.ScaleServers(2))
-    fleet.kill(0)
+    fleet.kill(0, final=False)
     fleet.run(10)
-    # One server stays, so copies stay on the one that leaves; but it gets no further ones.
-    assert {tuple(sorted(chain)) for chain in fleet.chains()} == {(1,), (1, 2)}
+    # Two are wanted, so the one that was told to leave stays until another is there.
+    assert {tuple(sorted(chain)) for chain in fleet.chains()} == {(1, 2)}
+    assert fleet.is_full()
+    assert fleet.status()["servers"][2]["state"] == "alive"
+    assert fleet.answer(m.ScaleServers(2)) == m.Done()  # asked again, it is still to leave
     fleet.start()
+    assert fleet.status()["servers"][2]["state"] == "leaving"
     fleet.run(10)
     assert {tuple(sorted(chain)) for chain in fleet.chains()} == {(1, 3)}
     assert fleet.status()["servers"][2]["state"] == "retired"
+
+
+def test_those_that_leave_stay_when_nobody_else_is_left() -> None:
+    """The server that was to stay had died before, and nobody had noticed."""
+    fleet = Fleet(servers=3, copies=1, shards=12)
+    fleet.up.discard(0)
+    fleet.answer(m.ScaleServers(1))
+    assert [each.leaving for each in fleet.state.servers.all()] == [False, True, True]
+    fleet.kill(0)
+    assert [each.leaving for each in fleet.state.servers.all()] == [False, False, True]
+    fleet.run(10)
+    assert {chain for chain in fleet.chains() if chain != (0,)} == {(1,)}
+    states = [server["state"] for server in fleet.status()["servers"]]
+    assert states == ["lost (exit)", "alive", "retired"]
+    again = replay(fleet.state.shape, fleet.records, fleet.now)
+    assert [each.leaving for each in again.servers.all()] == [False, False, True]
+
+
+def test_writes_go_on_when_a_server_dies_while_others_leave() -> None:
+    """With min_copies = 2 a shard whose second copy nobody may take is read only for ever."""
+    fleet = Fleet(servers=4, copies=2, shards=12, min_copies=2)
+    fleet.answer(m.ScaleServers(2))
+    fleet.run(0.5)
+    fleet.up.discard(0)
+    fleet.run(12)
+    assert fleet.status()["servers"][0]["state"] == "lost (silence)"
+    assert fleet.is_full()
+    assert not any(view[3] for view in map_view(fleet.state)["tables"][0]["views"])
+    fleet.up.add(0)
+    fleet.run(10)
+    assert {server for chain in fleet.chains() for server in chain} == {0, 1}
+    assert [each.leaving for each in fleet.state.servers.all()] == [False, False, True, True]
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 5])

@@ -113,8 +113,6 @@ def make_plan(seed: int) -> Plan:
             kind = chance.choices(list(kinds), list(kinds.values()))[0]
             at = int(chance.uniform(0.2 * SECOND, load_time))
             faults.append(_fault(chance, kind, at, n_servers, n_workers))
-    # A server that leaves gets no further copies, whoever else dies: then nobody may write.
-    is_scaled = any(fault.kind == "scale" for fault in faults)
     return Plan(
         seed=seed,
         n_servers=n_servers,
@@ -125,7 +123,7 @@ def make_plan(seed: int) -> Plan:
         load_time=load_time,
         think=(400.0 if is_long else chance.choice((20.0, 60.0, 60.0, 150.0))) * MS,
         lease=chance.choice((2.0, 4.0, 10.0)),
-        min_copies=2 if fewest > 1 and not is_scaled and chance.random() < 0.2 else 1,
+        min_copies=2 if fewest > 1 and chance.random() < 0.2 else 1,
         may_lose=chance.random() < 0.05,
     )
 

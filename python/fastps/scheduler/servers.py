@@ -38,8 +38,11 @@ class Server:
         Why it is lost (exit, disconnect, silence, behind); empty while it is alive.
     suspect : bool
         Whether chains go on without it where they can. Lost servers are suspect.
+    told_to_leave : bool
+        Whether fewer servers are wanted, and this is one of those that go.
     leaving : bool
-        Whether it is to give its shards away, for fewer servers are wanted.
+        Whether it is to give its shards away now. One that was told to leave stays as long as fewer
+        others are alive than are wanted.
     peer : bytes or None
         Where its heartbeats came from, so where maps go.
     map_version : int
@@ -60,6 +63,7 @@ class Server:
     chain_endpoints: tuple[str, ...] = ()
     lost: str = ""
     suspect: bool = False
+    told_to_leave: bool = False
     leaving: bool = False
     peer: bytes | None = None
     map_version: int = 0
@@ -174,20 +178,40 @@ class Servers:
             self._servers.append(server)
             self._by_boot_id[boot_id] = server
             self.outstanding = max(0, self.outstanding - 1)
-            self.changes += 1
+            self._changed()
         return server
 
     def scale(self, wanted: int, leaving: tuple[int, ...]) -> None:
-        """Want so many servers; exactly these leave."""
+        """Want so many servers; exactly these are told to leave."""
         self.wanted = wanted
         for server in self._servers:
-            server.leaving = server.server_id in leaving
-        self.changes += 1
+            server.told_to_leave = server.server_id in leaving
+        self._changed()
+
+    def told_to_leave(self) -> tuple[int, ...]:
+        """Return the numbers of the live servers that were told to leave."""
+        return tuple(each.server_id for each in self.alive() if each.told_to_leave)
 
     def surplus(self, wanted: int) -> tuple[int, ...]:
-        """Return which live servers leave when so many are wanted: the highest numbered."""
-        alive = [server.server_id for server in self._servers if not server.lost]
-        return tuple(alive[wanted:])
+        """Return which live servers leave when so many are wanted: the highest numbered.
+
+        Asked again for the same number, those that were told to leave still are: they may stay only
+        for as long as others are away.
+        """
+        leaving = {server.server_id for server in self.alive()[wanted:]}
+        if wanted == self.wanted:
+            leaving.update(self.told_to_leave())
+        return tuple(sorted(leaving))
+
+    def _changed(self) -> None:
+        """Take note that a server came, went, came back, or was told to leave."""
+        self.changes += 1
+        alive = self.alive()
+        missing = self.wanted - sum(not server.told_to_leave for server in alive)
+        for server in self._servers:
+            server.leaving = server.told_to_leave
+        for server in [each for each in alive if each.told_to_leave][: max(0, missing)]:
+            server.leaving = False
 
     def heard(self, server: Server, now: float) -> bool:
         """Note a sign of life; return whether that brings a lost server back.
@@ -197,17 +221,16 @@ class Servers:
         server.last_seen = now
         if not server.may_return:
             return False
-        if server.suspect:
-            server.suspect = False
-            self.changes += 1
-        was_lost = bool(server.lost)
-        server.lost = ""
+        was_lost, was_suspect = bool(server.lost), server.suspect
+        server.lost, server.suspect = "", False
+        if was_suspect:
+            self._changed()
         return was_lost
 
     def lose(self, server: Server, why: str) -> None:
         """Note that a server is lost, and why."""
         server.lost, server.suspect = why, True
-        self.changes += 1
+        self._changed()
 
     def exited(self, pid: int, final: bool, now: float) -> Server | None:
         """Note the exit of a server process; return the server that this loses.

@@ -291,8 +291,7 @@ class SchedulerState(Facts):
                 f"each shard, and --max-servers is {most}; give {copies} to {most}"
             )
         leaving = self.servers.surplus(wanted)
-        there = tuple(each.server_id for each in self.servers.alive() if each.leaving)
-        if (wanted, leaving) != (self.servers.wanted, there):
+        if (wanted, leaving) != (self.servers.wanted, self.servers.told_to_leave()):
             self.servers.scale(wanted, leaving)
             self.record(ServersScaled(wanted, leaving))
         return [Reply(*ticket, m.Done())]
