@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastps.scheduler import messages as m
 from fastps.scheduler.actions import PublishClocks
@@ -69,7 +69,11 @@ class ClientNode(Process):
         What the newest notice said, and `told_map` the version of the map that it rests on.
     open : list of Operation
         Calls with parts that were not answered, oldest first.
+    asks_heads : bool
+        Whether pulls go to heads, which must not answer them.
     """
+
+    asks_heads: ClassVar[bool] = False
 
     def __init__(self, cluster: Cluster, rank: int, life: int) -> None:
         super().__init__(cluster.world, f"worker{rank}", life)
@@ -211,10 +215,8 @@ class ClientNode(Process):
         """Return the view and the server that a part goes to."""
         assert self.view is not None
         shard = self.view.shards[operation.spec.table_id, part.shard]
-        head = operation.kind != data.PULL
-        if operation.kind == data.PULL and self.cluster.pulls_from_heads:
-            head = True
-        return shard.number, shard.chain[0 if head else -1]
+        to_head = operation.kind != data.PULL or self.asks_heads
+        return shard.number, shard.chain[0 if to_head else -1]
 
     def _pump(self) -> None:
         """Send what is to be sent, in order, where the newest map says."""

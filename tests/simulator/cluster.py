@@ -66,7 +66,6 @@ class Cluster:
         self.servers: dict[str, ServerNode] = {}
         self.workers: list[WorkerNode] = []
         self.closing = False
-        self.pulls_from_heads = False
         self.n_faults = 0
         self._n_pids = 0
         self._n_lives = 0

@@ -121,6 +121,14 @@ DIRECTED: dict[str, Plan] = {
         ),
         load_time=6 * SECOND,
     ),
+    "who is to leave is needed again": replace(
+        _plan(
+            Fault(600 * MS, "scale", count=2),
+            Fault(900 * MS, "crash", "server0", duration=NEVER, flag=True, told=True),
+            tables=_asp(2),
+        ),
+        min_copies=2,
+    ),
     "scheduler dies in a failover": _plan(
         Fault(1 * SECOND, "crash", "server0", duration=500 * MS, flag=True, told=True),
         Fault(1002 * MS, "scheduler mid step", duration=700 * MS, count=1),

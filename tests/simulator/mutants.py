@@ -52,9 +52,13 @@ class PythonMutant:
 
 @dataclass(frozen=True)
 class CppMutant:
-    """A bug that the compiled core has a switch for."""
+    """A bug that the compiled core has a switch for (cpp/base/mutants.h).
+
+    `asks_heads`: workers send their pulls to the heads, which shows what these do with them.
+    """
 
     bug: str
+    asks_heads: bool = False
 
 
 @contextlib.contextmanager
@@ -66,9 +70,11 @@ def mutated(name: str) -> Iterator[None]:
     mutant = MUTANTS[name]
     if isinstance(mutant, CppMutant):
         _core_test.set_mutant(name)
+        client_node.ClientNode.asks_heads = mutant.asks_heads
         try:
             yield
         finally:
+            client_node.ClientNode.asks_heads = False
             _core_test.set_mutant("")
         return
     right = getattr(mutant.owner, mutant.method)
@@ -343,6 +349,45 @@ def _give_up(worker: worker_node.WorkerNode, given_up: Operation) -> None:
 
 
 MUTANTS: dict[str, PythonMutant | CppMutant] = {
+    # The servers: requests.
+    "ack_on_receipt": CppMutant("a head answers a write before its successors have it"),
+    "duplicate_answered_early": CppMutant("a repeat is answered before the write is on all copies"),
+    "duplicate_applied": CppMutant("a repeat is applied again"),
+    "gap_accepted": CppMutant("a head takes a write although an earlier one is missing"),
+    "stale_view_accepted": CppMutant("a request of another view is taken"),
+    "deposed_tail_answers": CppMutant(
+        "whoever holds a shard answers pulls: its view, place and seal are not looked at"
+    ),
+    "head_answers_pulls": CppMutant(
+        "pulls are answered with what may not survive", asks_heads=True
+    ),
+    "sealed_head_accepts": CppMutant("a sealed head goes on taking writes"),
+    "sealed_tail_answers": CppMutant("a sealed tail goes on answering pulls"),
+    "sealed_head_folds": CppMutant("a sealed head goes on folding rounds, which are entries"),
+    "unknown_session_accepted": CppMutant("a session that has ended, or is unknown, may write"),
+    "boot_id_not_compared": CppMutant(
+        "a server started again takes the mail of the one that was at its address"
+    ),
+    "min_copies_ignored": CppMutant("a head takes writes with fewer copies than min_copies"),
+    # The servers: chains.
+    "last_sequence_not_replicated": CppMutant("followers do not note sessions' last sequences"),
+    "entry_gap_accepted": CppMutant("a follower takes an entry although one before is missing"),
+    "entry_applied_twice": CppMutant("a follower applies a repeated entry again"),
+    "entry_of_old_view_accepted": CppMutant("a member takes entries of a deposed predecessor"),
+    "ack_of_old_view_counts": CppMutant("acknowledgements of another view count"),
+    "ack_without_holding": CppMutant("a member acknowledges what it was sent and does not hold"),
+    "kept_dropped_early": CppMutant("entries are forgotten before the successor has them"),
+    "resend_forgotten": CppMutant("a lost entry is never sent again"),
+    "not_handed_on_in_new_view": CppMutant("a new successor is not handed what it lacks"),
+    "never_asks": CppMutant("a head that was filled never learns that the others have it all"),
+    # The servers: images.
+    "last_sequence_not_in_image": CppMutant("an image lacks sessions' last sequences"),
+    "pending_rounds_not_in_image": CppMutant("an image lacks the pushes of open rounds"),
+    "folded_not_in_image": CppMutant("an image lacks which rounds are folded"),
+    "image_not_at_index": CppMutant("an image says a higher index than it is of"),
+    "entries_after_image_forgotten": CppMutant(
+        "the first entry after an image is not sent to the joiner"
+    ),
     # The scheduler: views.
     "no_seal": PythonMutant(
         "the next view is journalled without waiting for the survivors' reports",
