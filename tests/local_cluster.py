@@ -52,13 +52,17 @@ class LocalCluster:
     def connect(self, **options: Any) -> fastps.Client:
         return fastps.connect(address=self.address, timeout=30, **options)
 
+    def end_scheduler(self) -> None:
+        """Let the scheduler be gone, and never come back."""
+        self._service.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
     def __enter__(self) -> LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
         for server in self._servers:
             server.stop()
-        self._service.stop()
-        self._thread.join(10)
-        assert not self._thread.is_alive()
+        self.end_scheduler()
         self._context.term()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -41,8 +42,10 @@ Item = TypeVar("Item")
 
 logger = logging.getLogger("fastps")
 
+# What the scheduler is told or asked when a call has failed already. No call ends later than 1 s
+# after its deadline, so with nothing left of that it has so long to answer.
 CLOSE_SECONDS = 10.0
-SLOWEST_SECONDS = 2.0  # to ask who holds up a gate
+LAST_WORD_SECONDS = 0.8
 NO_CHECKPOINTS = "read rows with table.items() and set them with table.assign()"
 
 
@@ -268,25 +271,31 @@ class Client:
             The error of a push whose result nobody asked for.
         """
         seconds = self._timeout(timeout)
+        began = time.monotonic()
         self._flush(seconds, timeout)
         self._steps.end()
         self._tell_clock()
+        if timeout is not None:
+            seconds = max(0.0, seconds - (time.monotonic() - began))
         self._steps.await_clock(seconds)
         return self._steps.clock
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Flush, then wait until every live or still expected worker of the group is here."""
         seconds = self._gate_timeout(timeout)
+        deadline = time.monotonic() + seconds
         self._flush(seconds, timeout, pulls=True)
         with self._lock:
             number = self._barriers + 1
         began = time.monotonic()
+        if timeout is None:
+            deadline = began + seconds
         request = m.Barrier(self._session, number, self._steps.is_clean, self._steps.clock)
         try:
-            passed = self._call(request, seconds)
+            passed = self._call(request, max(0.0, deadline - began))
         except BaseException:
             # Others must count this worker again, which was idle while it waited.
-            self._stop_waiting(m.StopWaiting(self._session), began)
+            self._stop_waiting(m.StopWaiting(self._session), deadline, began)
             raise
         self._go_on(passed.clock, began)
         with self._lock:
@@ -366,8 +375,10 @@ class Client:
         self, items: Sequence[Item], pass_number: int, deterministic: bool, seconds: float
     ) -> Iterator[Item]:
         in_hand: int | None = None
+        deadline = 0.0
         try:
             while True:
+                deadline = time.monotonic() + seconds
                 self._flush(seconds, seconds, pulls=True)
                 request = m.NextChunk(
                     self._session,
@@ -379,25 +390,30 @@ class Client:
                     self._steps.clock,
                 )
                 began = time.monotonic()
-                chunk = self._call(request, seconds)
+                chunk = self._call(request, max(0.0, deadline - began))
                 self._go_on(chunk.clock, began)
                 in_hand = chunk.index
                 if in_hand is None:
                     return
+                deadline = math.inf  # to give it back is a call of its own
                 yield items[in_hand]
         except BaseException:
             # The loop was left early, or an item asked for in vain may still be given.
-            self._stop_waiting(m.ReturnChunk(self._session, pass_number, None), None)
+            returned = m.ReturnChunk(self._session, pass_number, None)
+            self._stop_waiting(returned, min(deadline, time.monotonic() + seconds), None)
             raise
 
     def _stop_waiting(
-        self, request: m.StopWaiting | m.ReturnChunk, waiting_since: float | None
+        self,
+        request: m.StopWaiting | m.ReturnChunk,
+        deadline: float,
+        waiting_since: float | None,
     ) -> None:
         """Say that this worker waits no more and holds no item, after an error."""
         if self._closed or os.getpid() != self._pid:
             return  # a session that ends gives back all it holds
         try:
-            passed = self._call(request, CLOSE_SECONDS)
+            passed = self._call(request, _last_seconds(deadline))
             self._go_on(passed.clock, time.monotonic() if waiting_since is None else waiting_since)
         except SessionEndedError:
             return  # the scheduler counts it no more
@@ -440,12 +456,13 @@ class Client:
                 RuntimeWarning,
                 stacklevel=2,
             )
+        deadline = time.monotonic() + self._settings.timeout
         try:
             self._core.flush(self._settings.timeout)
         finally:
-            self._leave()
+            self._leave(deadline)
 
-    def _leave(self) -> None:
+    def _leave(self, deadline: float) -> None:
         try:
             steps = self._steps
             leave = m.Leave(
@@ -455,7 +472,7 @@ class Client:
                 clock=steps.clock,
                 busy_us=steps.busy_us,
             )
-            self._control.call(leave, CLOSE_SECONDS)
+            self._control.call(leave, _last_seconds(deadline))
         except FastPSError as error:
             # The scheduler may be gone first; its lease ends the session.
             logger.debug("fastps: leaving was not answered: %s", error)
@@ -538,10 +555,15 @@ class Client:
         return seconds
 
 
+def _last_seconds(deadline: float) -> float:
+    """Return how long a call may wait for the scheduler after it failed, or at its end."""
+    return min(CLOSE_SECONDS, max(LAST_WORD_SECONDS, deadline - time.monotonic()))
+
+
 def _slowest(control: Control, group: str) -> str:
     """Say which worker of the group is behind the others, for errors."""
     try:
-        reply, _ = control.call(m.GetStatus(), SLOWEST_SECONDS)
+        reply, _ = control.call(m.GetStatus(), LAST_WORD_SECONDS)
     except FastPSError as error:
         return f"Who is slowest is not known: the scheduler did not say ({error})"
     return describe_slowest(reply.status, group)
