@@ -12,7 +12,9 @@ from fastps.errors import FastPSError
 from fastps.scheduler.messages import GetStatus, ScaleServers
 from jobs import until
 
-WAIT_SECONDS = 60.0  # so long redundancy may take to come back, and moves to end
+# Redundancy may take so long to come back, and moves to end: servers that could not reach each
+# other are not made neighbours for 30 s.
+WAIT_SECONDS = 90.0
 CALL_SECONDS = 10.0
 
 

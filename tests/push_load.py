@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import fastps
 from fastps.control import SocketControl
-from job_health import Health, must_run
+from job_health import Health, must_run, percentiles
 from jobs import Job, Worker, until
 from pushing_workers import KEYS, PUSH, TABLE, Call, Log, Sums, pages_in
 
 ANSWER_SECONDS = 60.0
 # Below so many whole-table pushes a second of all workers together, faults prove nothing.
 FLOOR_PER_SECOND = 50.0
+REST_SECONDS = 0.5  # of load without a fault, at the least, before each fault
 Report = Callable[[str], None]
 
 
@@ -117,6 +119,16 @@ class Load:
         """Acknowledged pushes of all workers a second."""
         return sum(map(len, self.pushes(since, end))) / max(end - since, 1e-9)
 
+    def longest_push(self, since: float, end: float) -> float:
+        """Seconds of the longest push that was under way at some time between the two."""
+        self.pushes(since)
+        return max(
+            call.seconds
+            for calls in self._calls
+            for call in calls
+            if call.kind == PUSH and call.ended > since and call.began < end
+        )
+
     def answered_after(self, since: float, what: str) -> float:
         """Seconds until every worker had a push acknowledged that began after a time.
 
@@ -165,3 +177,49 @@ def calm(load: Load, rest: float) -> float:
     began = time.monotonic()
     time.sleep(rest)
     return load.rate(began, time.monotonic())
+
+
+def faults(
+    folder: Path,
+    count: int,
+    seed: int,
+    one: Callable[[Load, random.Random, str], dict[str, float]],
+    report: Report,
+    **job: Any,
+) -> dict[str, Any]:
+    """Do something to a job under load, `count` times, each when it has all its copies.
+
+    What is done while fewer pushes are made than the floor demands does not count.
+
+    Parameters
+    ----------
+    one : callable (load, random, what it is called) -> dict of float
+        The fault, and what was measured.
+    """
+    random_ = random.Random(seed)
+    measured: list[dict[str, float]] = []
+    rates: list[float] = []
+    idle = 0
+    with Load(folder, **job) as load:
+        while len(measured) < count:
+            rate = calm(load, REST_SECONDS + random_.uniform(0, 0.3))
+            if rate < FLOOR_PER_SECOND:
+                idle += 1
+                assert idle <= count, f"{rate:.0f} pushes/s: too few\n{load.health.describe()}"
+                continue
+            what = f"fault {len(measured)}"
+            figures = one(load, random_, what)
+            load.check(what)
+            measured.append(figures)
+            rates.append(rate)
+            told = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
+            report(f"{what}: {told}  {rate:.0f} pushes/s before")
+        load.health.wait_until_full()
+        totals = load.finish()
+    return {
+        "count": count,
+        "not_counted": idle,
+        **{name: percentiles([each[name] for each in measured]) for name in measured[0]},
+        "least_pushes_per_s": min(rates),
+        **totals,
+    }

@@ -22,58 +22,11 @@ from typing import Any
 import elastic_runs
 import hanging_calls
 import lost_copies
+import partitions
 import training_deaths
-from job_health import must_run, percentiles, pick
+from job_health import must_run, pick
 from jobs import paused
-from push_load import FLOOR_PER_SECOND, Load, Report, calm
-
-REST_SECONDS = 0.5  # of load without a fault, at the least, before each fault
-
-
-def faults(
-    folder: Path,
-    count: int,
-    seed: int,
-    one: Callable[[Load, random.Random, str], dict[str, float]],
-    report: Report,
-    **job: Any,
-) -> dict[str, Any]:
-    """Do something to a job under load, `count` times, each when it has all its copies.
-
-    What is done while fewer pushes are made than the floor demands does not count.
-
-    Parameters
-    ----------
-    one : callable (load, random, what it is called) -> dict of float
-        The fault, and what was measured.
-    """
-    random_ = random.Random(seed)
-    measured: list[dict[str, float]] = []
-    rates: list[float] = []
-    idle = 0
-    with Load(folder, **job) as load:
-        while len(measured) < count:
-            rate = calm(load, REST_SECONDS + random_.uniform(0, 0.3))
-            if rate < FLOOR_PER_SECOND:
-                idle += 1
-                assert idle <= count, f"{rate:.0f} pushes/s: too few\n{load.health.describe()}"
-                continue
-            what = f"fault {len(measured)}"
-            figures = one(load, random_, what)
-            load.check(what)
-            measured.append(figures)
-            rates.append(rate)
-            told = "  ".join(f"{name} {value:.2f}" for name, value in figures.items())
-            report(f"{what}: {told}  {rate:.0f} pushes/s before")
-        load.health.wait_until_full()
-        totals = load.finish()
-    return {
-        "count": count,
-        "not_counted": idle,
-        **{name: percentiles([each[name] for each in measured]) for name in measured[0]},
-        "least_pushes_per_s": min(rates),
-        **totals,
-    }
+from push_load import Load, Report, faults
 
 
 def kills(
@@ -184,6 +137,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "pairs": pairs,
     "pauses": pauses,
     "moves": elastic_runs.moves,
+    "partitions": partitions.partitions,
     "bsp": training_deaths.bsp,
     "ssp": training_deaths.ssp,
     "losses": losses,
