@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,20 +37,19 @@ class Page:
     """Numbers of one lane that its worker writes, and that others may read at any time."""
 
     NAMES = ("called", "returned", "done")
-    _FORM: ClassVar = struct.Struct("q")
 
     def __init__(self, path: Path) -> None:
         if not path.exists():
-            path.write_bytes(bytes(len(self.NAMES) * self._FORM.size))
+            path.write_bytes(bytes(8 * len(self.NAMES)))
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), 0)
+            # Of numpy, which writes a number at once; struct writes zeros first.
+            self._numbers = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
 
     def __getitem__(self, name: str) -> int:
-        value: int = self._FORM.unpack_from(self._map, self.NAMES.index(name) * self._FORM.size)[0]
-        return value
+        return int(self._numbers[self.NAMES.index(name)])
 
     def __setitem__(self, name: str, value: int) -> None:
-        self._FORM.pack_into(self._map, self.NAMES.index(name) * self._FORM.size, value)
+        self._numbers[self.NAMES.index(name)] = value
 
 
 class Call(NamedTuple):
