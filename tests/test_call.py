@@ -10,7 +10,7 @@ import pytest
 
 from fastps import _core_test
 from test_batch import plan_of, uint64s
-from test_codec import OPS, floats, reply
+from wire_examples import OPS, floats, reply
 
 Array = npt.NDArray[Any]
 

@@ -18,8 +18,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from fastps import _core_test
 from test_batch import floats, uint64s
-from test_codec import OPS, reply
 from test_routing import cluster_map
+from wire_examples import OPS, reply
 
 Array = npt.NDArray[Any]
 

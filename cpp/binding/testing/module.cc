@@ -13,6 +13,7 @@ PYBIND11_MODULE(_core_test, m) {
   fastps::BindBatch(m);
   fastps::BindCall(m);
   fastps::BindChain(m);
+  fastps::BindChainMessages(m);
   fastps::BindInFlight(m);
   fastps::BindTraffic(m);
 }

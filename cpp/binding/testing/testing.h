@@ -21,6 +21,7 @@ namespace fastps {
 void BindBatch(pybind11::module_& m);
 void BindCall(pybind11::module_& m);
 void BindChain(pybind11::module_& m);
+void BindChainMessages(pybind11::module_& m);
 void BindCodec(pybind11::module_& m);
 void BindInFlight(pybind11::module_& m);
 void BindKernels(pybind11::module_& m);
@@ -63,8 +64,8 @@ TableSpec SpecOfDict(const pybind11::dict& table);
 pybind11::dict DictOfSpec(const TableSpec& spec);
 
 // A map as a dict: cluster_id, epoch, incarnation, version, highest_session, sessions, servers as
-// (id, boot_id, lost, endpoints) and tables as dicts of a spec with placement and views. Nothing is
-// sorted and nothing checked.
+// (id, boot_id, lost, endpoints, chain_endpoints) and tables as dicts of a spec with views as
+// (number, chain, sealed, read_only, joiner). Nothing is sorted and nothing checked.
 ClusterMap MapOfDict(const pybind11::dict& map);
 pybind11::dict DictOfMap(const ClusterMap& map);
 
