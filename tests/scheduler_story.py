@@ -54,6 +54,7 @@ class Job:
         self.actions: list[object] = []  # of the last step
         self.stopped = False
         self.servers_fold = True  # and say so, as soon as they are told of closed rounds
+        self.servers_obey = True  # and refuse whom they are told is evicted, and say so, at once
         self._servers: dict[bytes, tuple[int, int]] = {}  # by peer: number, id
         self._boot_ids: dict[int, str] = {}  # by session
         self._clocks: dict[int, int] = {}  # what each worker believes, by session
@@ -190,11 +191,25 @@ class Job:
                 self._clocks[action.session] = max(believed, action.clock)
             elif isinstance(action, Stop):
                 self.stopped = True
+        done, evicted_since = list(actions), self.state.evicted_since
         for action in actions:
+            self.actions = []
             if isinstance(action, PublishRounds) and self.servers_fold:
-                before = self.actions
                 self.fold(action.peers)
-                self.actions = before + self.actions
+            elif isinstance(action, PublishMap) and self.servers_obey:
+                for peer in action.peers:
+                    self._obey(peer, evicted_since)
+                    done += self.actions
+                    self.actions = []
+            done += self.actions
+        self.actions = done
+
+    def _obey(self, peer: bytes, evicted_since: int) -> None:
+        """Let a server say that it has the map without the worker that was evicted last."""
+        number, server_id = self._servers.get(peer, (0, 0))
+        server = self.state.servers.find(server_id) if number else None
+        if server is not None and server.map_version < evicted_since:
+            self.beat_server(number, server_id, evicted_since, server.rounds_heard)
 
 
 def create(joined: m.Joined, name: str = "w", **given: Any) -> m.CreateTable:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 
 from fastps.scheduler import messages as m
+from fastps.scheduler import publishing
+from fastps.scheduler import records as r
 from scheduler_story import Job, bsp, create, error
 
 
@@ -118,6 +120,93 @@ def test_an_evicted_worker_counts_no_more_and_the_minimum_moves() -> None:
     assert _members(job) == [{first.session, second.session}, {first.session}]
     job.beat(second, 2)
     assert job.minimum() == 2
+
+
+def _one_is_evicted() -> tuple[Job, m.Joined, int]:
+    """A job whose second worker falls silent with a chunk in hand, which the first waits for.
+
+    The server has been told, but has not said so.
+    """
+    job, (first, second) = _bsp_job()
+    job.servers_obey = False
+    job.answer(m.NextChunk(second.session, 1, 1, False, None))
+    job.step(first)
+    waiting = job.ask(m.NextChunk(first.session, 1, 1, False, None, clean=False))
+    for _ in range(101):
+        job.beat(first)
+        job.wait(0.1)
+        job.beat_server(1, 0, job.state.servers.all()[0].map_version)
+    assert job.live_sessions() == [first.session]
+    assert r.SessionEnded(second.session, 0, False) in job.records
+    assert b"server 1" in job.published
+    return job, first, waiting
+
+
+def test_nobody_goes_on_before_servers_refuse_who_was_evicted() -> None:
+    """The eviction is journalled, then the session is ended on every served shard, then the minimum
+    moves and its chunks are re-queued."""
+    job, first, waiting = _one_is_evicted()
+    job.beat_server(1, 0, job.state.evicted_since - 1)
+    assert job.waits(waiting)
+    assert (job.rounds, job.notices) == ([], {})
+    job.beat_server(1, 0)
+    assert [entry.members for entry in job.closed()] == [((0, first.session),)]
+    assert job.notices[first.session][-1].minimum == 1
+    assert job.answers[waiting].message == m.Chunk(0, 1)
+
+
+def test_a_server_that_is_lost_or_holds_nothing_holds_no_eviction_up() -> None:
+    job, _, waiting = _one_is_evicted()
+    job.server(2)
+    assert job.waits(waiting)
+    job.answer(m.ProcessExited("server", 1001, "", None, final=True))
+    assert not job.waits(waiting)
+
+
+def test_who_takes_a_rank_over_begins_once_servers_refuse_the_former() -> None:
+    job, (first, second) = _bsp_job()
+    job.servers_obey = False
+    request = job.ask(m.Join("default", 0, 5, f"{5:032x}"))
+    again = job.ask(m.Join("default", 0, 5, f"{5:032x}"))
+    assert job.waits(request)
+    assert job.live_sessions() == [second.session, second.session + 1]
+    job.beat_server(1, 0, job.state.evicted_since - 1)
+    assert job.waits(request)
+    job.beat_server(1, 0, job.state.evicted_since)
+    joined = job.answers[request].message
+    assert joined == job.answers[again].message
+    assert (joined.rank, joined.session) == (first.rank, second.session + 1)
+
+
+def test_one_that_leaves_by_itself_is_not_waited_for() -> None:
+    job, (first, second) = _bsp_job()
+    job.servers_obey = False
+    job.answer(m.Leave(second.session))
+    job.step(first)
+    assert job.notices[first.session][-1].minimum == 1
+
+
+def test_after_a_restart_servers_know_who_was_evicted_before() -> None:
+    """The scheduler died when the eviction was in the journal, and nobody had been told."""
+    job, first, _ = _one_is_evicted()
+    job.kill_scheduler()
+    job.beat(first)
+    waiting = job.ask(m.NextChunk(first.session, 1, 1, False, None, clean=False))
+    assert job.waits(waiting)
+    job.beat_server(1, 0, heard=job.state.round_log.newest)
+    assert job.answers[waiting].message == m.Chunk(0, 1)
+
+
+def test_answers_that_are_held_back_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of too many the oldest are dropped: who waits for one asks again."""
+    monkeypatch.setattr(publishing, "HELD_MAX", 3)
+    job, (first, _) = _bsp_job()
+    job.servers_obey = False
+    job.answer(m.ProcessExited("worker", 11, "default", 1, final=True))
+    asked = [job.ask(m.Barrier(first.session, 1, clean=True)) for _ in range(4)]
+    job.beat_server(1, 0)
+    assert [job.waits(each) for each in asked] == [True, False, False, False]
+    assert job.answer(m.Barrier(first.session, 1, clean=True)) == m.Passed(0)
 
 
 def test_the_map_that_ends_a_session_comes_before_the_rounds_and_notices_it_releases() -> None:

@@ -40,6 +40,8 @@ class Facts:
     version : int
         The map's version, (incarnation << 32) | counter: the first map of a scheduler that goes on
         from a journal is newer than anything before. A server's reported version <= version.
+    evicted_since : int
+        The first map without the worker that was evicted last.
     round_log : RoundLog
         Closed rounds of all groups.
     groups : dict of str to Group
@@ -52,6 +54,7 @@ class Facts:
         self.epoch = 1
         self.incarnation = 1
         self.version = _first_version(1)
+        self.evicted_since = 0
         self.servers = Servers(shape.num_servers, now, shape.patience, not shape.embedded)
         self.sessions = Sessions(shape.lease)
         self.tables = TableRegistry()

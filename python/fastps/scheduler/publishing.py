@@ -3,6 +3,11 @@
 All three are absolute, so they may be lost and sent again: what a heartbeat says of them shows what
 its sender has missed.
 
+An eviction comes first: until every live server that holds something has the map without the
+evicted worker, and so refuses what that one pushes, no round that was closed without it is sent,
+no notice and no end of a wait. So nobody goes on without it, or works on its chunk, while it can
+still push.
+
 Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one thread uses it.
 """
 
@@ -29,6 +34,9 @@ __all__ = ["Publisher"]
 
 # A peer that has not taken in what it was sent is sent it again, but not at once.
 RESEND_SECONDS = 0.5
+# Answers held back at once. Of more, the oldest are dropped: whoever waits for one asks again every
+# few seconds and is given the same answer, so it is most likely that nobody waits for these.
+HELD_MAX = 1 << 16
 
 
 class Publisher:
@@ -46,14 +54,17 @@ class Publisher:
         self._version = facts.version
         self._newest_round = facts.round_log.newest
         self._groups_told: set[int] = set()
-        # Answers, each with the number of the round that servers must have heard before.
-        self._held: deque[tuple[int, Reply]] = deque()
+        # Answers, each with the number of the round that servers must have heard before, and the
+        # map that they must have.
+        self._held: deque[tuple[int, int, Reply]] = deque(maxlen=HELD_MAX)
+        self._evicted_known = 0  # facts.evicted_since, as far as all servers know it
 
     def of_step(self, actions: list[Action], now: float) -> list[Action]:
         """Return what a step leads to, and tell everybody what it changed. To be called at its end.
 
         Whoever stops waiting in a barrier or for a chunk may read what others pushed before. So
-        that answer is held back until every live server has folded what is closed by now.
+        that answer is held back until every live server has folded what is closed by now. A worker
+        whose rank was another's begins once no server takes that one's pushes.
         """
         return [
             *self._held_back(actions),
@@ -71,18 +82,42 @@ class Publisher:
             default=facts.round_log.newest,
         )
 
+    def _evictions_known(self) -> bool:
+        """Whether every live server that holds something knows whom the scheduler evicted.
+
+        One that gets its first shard later needs the map with that, which is newer.
+        """
+        facts = self._facts
+        if self._evicted_known < facts.evicted_since:
+            holding = facts.tables.shares.member
+            if all(
+                each.map_version >= facts.evicted_since
+                for each in facts.servers.alive()
+                if holding[each.server_id] > 0
+            ):
+                self._evicted_known = facts.evicted_since
+        return self._evicted_known == facts.evicted_since
+
     def _held_back(self, actions: list[Action]) -> list[Action]:
         newest, heard = self._facts.round_log.newest, self._heard_by_all()
-        if heard >= newest and not self._held:
+        evictions_known = self._evictions_known()
+        if heard >= newest and evictions_known and not self._held:
             return actions
+        waits: tuple[type[m.Message], ...] = (m.Passed, m.Chunk)
+        if not evictions_known:
+            waits = (*waits, m.Joined)
         rest = []
         for action in actions:
-            if isinstance(action, Reply) and isinstance(action.message, (m.Passed, m.Chunk)):
-                self._held.append((newest, action))
+            if isinstance(action, Reply) and isinstance(action.message, waits):
+                self._held.append((newest, self._facts.evicted_since, action))
             else:
                 rest.append(action)
-        while self._held and self._held[0][0] <= heard:
-            rest.append(self._held.popleft()[1])
+        while self._held:
+            needed, evicted_since, answer = self._held[0]
+            if needed > heard or evicted_since > self._evicted_known:
+                break
+            rest.append(answer)
+            self._held.popleft()
         return rest
 
     def late_map(self, member: Server | Session, beat: Beat, now: float) -> list[Action]:
@@ -155,7 +190,7 @@ class Publisher:
         return True
 
     def _new_rounds(self, now: float) -> list[Action]:
-        if self._newest_round == self._facts.round_log.newest:
+        if self._newest_round == self._facts.round_log.newest or not self._evictions_known():
             return []
         self._newest_round = self._facts.round_log.newest
         return self._rounds_for(self._facts.servers.alive(), now)
@@ -164,6 +199,8 @@ class Publisher:
         """Return what was not sent to these servers yet; notes that it is being sent."""
         log = self._facts.round_log
         peers_of: dict[int, list[bytes]] = {}
+        if not self._evictions_known():
+            return []
         for server in servers:
             if server.peer is None or server.rounds_sent == log.newest:
                 continue
@@ -180,6 +217,8 @@ class Publisher:
     def _changed_clocks(self) -> list[Action]:
         actions: list[Action] = []
         self._groups_told.clear()
+        if not self._evictions_known():
+            return []
         unfolded = self._facts.round_log.first_after(self._heard_by_all())
         for group in self._facts.groups.values():
             if not group.clocks.settle(unfolded.get(group.number)):

@@ -209,6 +209,8 @@ class SchedulerState(Facts):
     def go_on(self) -> None:
         """Take up the job of replayed records, as the next incarnation of its scheduler."""
         self.start_incarnation(self.incarnation + 1)
+        # The former scheduler may have died before the servers heard whom it evicted.
+        self.evicted_since = self.version
         self._recovery.begin()
 
     def awaited(self) -> list[int]:

@@ -84,7 +84,7 @@ class Workers:
             self._group_at(session, asked.clock, asked.busy_us)
             sums = self._facts.groups[session.group].staleness
             sums.add(asked.staleness, asked.late, self._facts.tables)
-            actions = self._end(session, "has left")
+            actions = self._end(session, "has left", evicted=False)
         return [*actions, Reply(*ticket, m.Done())]
 
     def exited(self, asked: m.ProcessExited, rank: int, now: float) -> list[Action]:
@@ -182,10 +182,14 @@ class Workers:
             lease_ms=0 if math.isinf(shape.lease) else int(shape.lease * 1000),
         )
 
-    def _end(self, session: Session, why: str, replaced: bool = False) -> list[Action]:
+    def _end(
+        self, session: Session, why: str, replaced: bool = False, evicted: bool = True
+    ) -> list[Action]:
         """End a live session: out of the map, its chunks free, its waits over."""
         self._facts.sessions.end(session.session)
         self._facts.bump()
+        if evicted:  # it may wake and push on; one that leaves by itself does not
+            self._facts.evicted_since = self._facts.version
         group = self._facts.groups[session.group]
         clock = group.clocks.clock_of(session.rank)
         assert clock is not None
