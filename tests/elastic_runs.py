@@ -47,6 +47,7 @@ def moves(
     seconds: list[float] = []
     hits: Counter[str] = Counter()
     rates: list[float] = []
+    has_copies = job.get("replication", 2) > 1  # else nobody may die
     with Load(folder, f"--max-servers={MOST}", **{"servers": LEAST, **job}) as load:
         health, direction = load.health, 1
         for n in range(count):
@@ -55,7 +56,7 @@ def moves(
             rates.append(rate)
             if not LEAST <= health.servers + direction <= MOST:
                 direction = -direction
-            when, who = PLANS[n % len(PLANS)]
+            when, who = PLANS[n % len(PLANS)] if has_copies else ("", "")
             what = f"move {n} from {health.servers} to {health.servers + direction} servers"
             before = {each["id"] for each in health.alive()}
             began = time.monotonic()

@@ -26,6 +26,7 @@ import partitions
 import training_deaths
 from job_health import must_run, pick
 from jobs import paused
+from namespaces import NotPermitted
 from push_load import Load, Report, faults
 
 
@@ -161,7 +162,11 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="fastps-faults-") as temporary:
         folder = options.folder or Path(temporary)
         began = time.monotonic()
-        figures = RUNS[options.run](folder / options.run, options.count, options.seed, **more)
+        try:
+            figures = RUNS[options.run](folder / options.run, options.count, options.seed, **more)
+        except NotPermitted as error:
+            print(f"{options.run}: left out: {error}")
+            return 0
     figures = {"run": options.run, "seconds": round(time.monotonic() - began, 1), **figures}
     print(table_of(figures))
     if options.json:

@@ -1,7 +1,7 @@
 """Servers killed, paused, cut off, joining and leaving under load; training goes on through it.
 
 A few faults of each kind. `FAILOVER=full` runs as many as the design asks for; `make failover` does
-that with counts of your own, and prints tables of what was measured.
+that with counts of your own, and prints what was measured.
 """
 
 from __future__ import annotations
@@ -54,6 +54,10 @@ def test_the_only_copy_lost_is_named(tmp_path: Path) -> None:
 
 def test_servers_join_and_leave_and_are_killed_meanwhile(tmp_path: Path) -> None:
     server_deaths.RUNS["moves"](tmp_path, few(3, 2 * len(elastic_runs.PLANS)))
+
+
+def test_servers_join_and_leave_while_there_is_one_copy(tmp_path: Path) -> None:
+    server_deaths.RUNS["moves"](tmp_path, few(3, 10), replication=1)
 
 
 def test_links_cut_one_way_and_both(tmp_path: Path) -> None:
