@@ -34,8 +34,8 @@ class Health:
     def __init__(self, job: Any, control: SocketControl, servers: int) -> None:
         self._job, self.control, self.servers = job, control, servers
 
-    def status(self) -> dict[str, Any]:
-        return self.control.call(GetStatus(), CALL_SECONDS)[0].status
+    def status(self, timeout: float = CALL_SECONDS) -> dict[str, Any]:
+        return self.control.call(GetStatus(), timeout)[0].status
 
     def alive(self) -> list[dict[str, Any]]:
         """The servers that hold something and are well."""

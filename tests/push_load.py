@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,7 @@ def faults(
     seed: int,
     one: Callable[[Load, random.Random, str], dict[str, float]],
     report: Report,
+    options: Sequence[str] = (),
     **job: Any,
 ) -> dict[str, Any]:
     """Do something to a job under load, `count` times, each when it has all its copies.
@@ -200,7 +201,7 @@ def faults(
     measured: list[dict[str, float]] = []
     rates: list[float] = []
     idle = 0
-    with Load(folder, **job) as load:
+    with Load(folder, *options, **job) as load:
         while len(measured) < count:
             rate = calm(load, REST_SECONDS + random_.uniform(0, 0.3))
             if rate < FLOOR_PER_SECOND:

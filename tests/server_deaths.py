@@ -22,6 +22,7 @@ from typing import Any
 import elastic_runs
 import hanging_calls
 import lost_copies
+import mixed_faults
 import partitions
 import training_deaths
 from job_health import must_run, pick
@@ -138,6 +139,8 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "pairs": pairs,
     "pauses": pauses,
     "moves": elastic_runs.moves,
+    "schedulers": mixed_faults.schedulers,
+    "mixed": mixed_faults.mixed,
     "partitions": partitions.partitions,
     "bsp": training_deaths.bsp,
     "ssp": training_deaths.ssp,
