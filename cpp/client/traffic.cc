@@ -252,6 +252,22 @@ std::shared_ptr<OutMessage> Traffic::CutOut(const OutMessage& message,
   return piece;
 }
 
+// A gap says that an earlier write of the shard never came: what was sent of it goes again, or its
+// successors would be refused for ever while their answers look like progress.
+void Traffic::SendMissing(InFlight& lane, const OutMessage& refused, const Reply& reply) {
+  const TableId table = refused.call->plan().spec().id;
+  for (const PartResult& part : reply.parts) {
+    if (static_cast<Code>(part.code) != Code::kGap) continue;
+    const auto is_missing = [&](const OutMessage& message) {
+      if (message.number >= refused.number || message.call->plan().spec().id != table) return false;
+      return std::ranges::any_of(message.parts, [&](const PartHeader& sent) {
+        return sent.shard == part.shard && sent.sequence.value >= part.detail;
+      });
+    };
+    for (auto& message : lane.TakeWhere(is_missing)) lane.Enqueue(std::move(message));
+  }
+}
+
 void Traffic::OnReply(LaneAddress address, const Reply& reply, int64_t now_ms) {
   const auto found = lanes_.find(address);
   if (found == lanes_.end()) return;
@@ -264,6 +280,7 @@ void Traffic::OnReply(LaneAddress address, const Reply& reply, int64_t now_ms) {
   if (verdict == Call::Verdict::kNeedKeys && !message->omit_keys) verdict = Call::Verdict::kAgain;
   switch (verdict) {
     case Call::Verdict::kAgain:
+      SendMissing(lane, *message, reply);
       lane.EnqueueAgain(std::move(message), now_ms);
       break;
     case Call::Verdict::kNeedKeys:

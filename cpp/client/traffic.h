@@ -81,6 +81,7 @@ class Traffic {
     bool lost;
   };
 
+  static void SendMissing(InFlight& lane, const OutMessage& refused, const Reply& reply);
   // By shard of the call's table; null when the map has no such table. Valid until the next map.
   const std::vector<Destination>* DestinationsOf(const Call& call);
   bool Stays(const OutMessage& message, LaneAddress lane);

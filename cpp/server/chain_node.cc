@@ -210,9 +210,9 @@ void ChainNode::Drop(ShardChain& chain) {
 
 // Requests.
 
-Code ChainNode::Admit(Op op, TableId table, ShardId shard, ViewNumber view) {
-  const ShardChain* const chain = Find(table, shard);
-  if (chain == nullptr || chain->view.number != view || chain->is_joiner) return Code::kMoved;
+Code ChainNode::Admit(Op op, TableId table, const PartHeader& part) {
+  const ShardChain* const chain = Find(table, part.shard);
+  if (chain == nullptr || chain->view.number != part.view || chain->is_joiner) return Code::kMoved;
   if (!IsWrite(op)) {
     if (!chain->is_tail()) return Code::kMoved;
     return chain->view.sealed ? Code::kRetry : Code::kOk;
@@ -220,7 +220,9 @@ Code ChainNode::Admit(Op op, TableId table, ShardId shard, ViewNumber view) {
   if (!chain->is_head()) return Code::kMoved;
   const bool has_room = kept_bytes_ < limits::kChainBytesKeptMax &&
                         chain->waiting.size() < limits::kAnswersWaitingMax;
-  return chain->view.sealed || chain->view.read_only || !has_room ? Code::kRetry : Code::kOk;
+  if (chain->view.sealed || chain->view.read_only || !has_room) return Code::kRetry;
+  // Entries carry their keys: the successor knows no key sets.
+  return part.n_omitted != 0 && chain->successor() ? Code::kNeedKeys : Code::kOk;
 }
 
 void ChainNode::OnWritten(TableId table, ShardId shard, size_t part, const Write& write,
@@ -241,6 +243,12 @@ void ChainNode::OnWritten(TableId table, ShardId shard, size_t part, const Write
 void ChainNode::TakeRequest(const Request& request, std::string peer, int64_t now_ms) {
   waits_.clear();
   OwnedReply reply = handler_.Handle(request, *snapshot_, *this);
+  if (request.op == Op::kPush) {
+    for (PartResult& part : reply.parts) {
+      const ShardChain* const chain = Find(request.table, part.shard);
+      if (chain != nullptr && chain->successor()) part.remembered = 0;
+    }
+  }
   SendFresh(now_ms);
   if (waits_.empty()) {
     out_.answers.push_back({std::move(peer), std::move(reply)});
@@ -413,28 +421,24 @@ void ChainNode::Ask(ShardChain& chain, bool anew) {
                           .view = chain.view.number,
                           .held = chain.index,
                           .committed = chain.committed};
-  out_.down.push_back(
-      {address.server, address.thread,
-       EncodeQuestion(StampTo(BootOf(address.server)), std::span(&question, 1)), anew});
+  out_.down.push_back({address.server, address.thread,
+                       EncodeQuestion(StampTo(BootOf(address.server)), std::span(&question, 1)),
+                       anew});
 }
 
 void ChainNode::Expect(ShardChain& chain, int64_t now_ms) {
   Link& link = links_[AddressOf(chain, *chain.successor())];
-  if (link.open.empty()) {
-    link.heard_ms = now_ms;
-    link.resend_after_ms = limits::kChainResendMs;
-    link.resend_at_ms = now_ms + link.resend_after_ms;
-  }
-  link.open[{chain.table, chain.id}] = &chain;
-  if (chain.heard_in_view) return;
-  // It may not know of the view yet, and drop what it is sent.
-  link.resend_after_ms = std::min(link.resend_after_ms, limits::kChainResendSoonMs);
-  link.resend_at_ms = std::min(link.resend_at_ms, now_ms + link.resend_after_ms);
+  if (link.open.empty()) link.heard_ms = now_ms;
+  if (!link.open.emplace(std::pair(chain.table, chain.id), &chain).second) return;
+  // Who did not speak in this view may not know of it yet, and drop what it is sent.
+  chain.resend_after_ms = chain.heard_in_view ? limits::kChainResendMs : limits::kChainResendSoonMs;
+  chain.resend_at_ms = now_ms + chain.resend_after_ms;
 }
 
 void ChainNode::Trim(ShardChain& chain) {
   ApplyIndex needed_after = chain.committed;
-  if (chain.is_tail()) needed_after = chain.fill && chain.fill->image != 0 ? chain.fill->index : chain.index;
+  if (chain.is_tail())
+    needed_after = chain.fill && chain.fill->image != 0 ? chain.fill->index : chain.index;
   while (!chain.kept.empty() && chain.kept.front().header.index <= needed_after) {
     kept_bytes_ -= chain.kept.front().bytes();
     chain.kept.pop_front();
@@ -576,8 +580,8 @@ void ChainNode::TakeAcks(const ChainMessage& message, int64_t now_ms) {
     Link& link = links_[AddressOf(*chain, *chain->successor())];
     link.heard_ms = now_ms;
     chain->heard_in_view = true;
-    link.resend_after_ms = limits::kChainResendMs;
-    link.resend_at_ms = now_ms + link.resend_after_ms;
+    chain->resend_after_ms = limits::kChainResendMs;
+    chain->resend_at_ms = now_ms + chain->resend_after_ms;
     if (std::exchange(link.is_silent, false)) report_changed_ = true;
     const ApplyIndex held = std::min(ack.held, chain->index);
     if (chain->fill) {
@@ -684,8 +688,7 @@ void ChainNode::TakeProgress(const ChainMessage& message, int64_t now_ms) {
       Trim(*chain);
       continue;
     }
-    fill.received =
-        std::max(fill.received, std::min<size_t>(progress.received, fill.bytes.size()));
+    fill.received = std::max(fill.received, std::min<size_t>(progress.received, fill.bytes.size()));
     fill.sent = std::max(fill.sent, fill.received);
     fill.done = fill.received == fill.bytes.size();
     if (fill.done) {
@@ -702,9 +705,8 @@ void ChainNode::TakeProgress(const ChainMessage& message, int64_t now_ms) {
 
 bool ChainNode::needs_ticks() const {
   if (!filling_.empty()) return true;
-  return std::ranges::any_of(links_, [](const auto& each) {
-    return !each.second.open.empty() || each.second.is_silent;
-  });
+  return std::ranges::any_of(
+      links_, [](const auto& each) { return !each.second.open.empty() || each.second.is_silent; });
 }
 
 void ChainNode::Tick(int64_t now_ms) {
@@ -713,8 +715,7 @@ void ChainNode::Tick(int64_t now_ms) {
   const bool tells = now_ms / limits::kChainWaitingMs != last_tick_ms / limits::kChainWaitingMs;
   for (auto& [address, link] : links_) {
     if (was_away) link.heard_ms = now_ms;
-    const bool is_silent =
-        !link.open.empty() && now_ms - link.heard_ms >= limits::kChainSilenceMs;
+    const bool is_silent = !link.open.empty() && now_ms - link.heard_ms >= limits::kChainSilenceMs;
     if (is_silent != link.is_silent) report_changed_ = true;
     link.is_silent = is_silent;
     if (link.open.empty()) continue;
@@ -722,15 +723,16 @@ void ChainNode::Tick(int64_t now_ms) {
     if (tells) {
       for (const auto& [name, chain] : open) Acknowledge(*chain, false);
     }
-    if (now_ms < link.resend_at_ms) continue;
-    const int64_t after_ms = std::min(link.resend_after_ms * 2, limits::kChainResendMsMax);
-    bool anew = link.resend_after_ms >= limits::kChainResendMs;
+    // Nothing at all came: the connection may be broken.
+    bool anew = now_ms - std::max(link.heard_ms, link.renewed_ms) >= limits::kChainResendMs;
     for (const auto& [name, chain] : open) {
+      if (now_ms < chain->resend_at_ms) continue;
+      chain->resend_after_ms = std::min(chain->resend_after_ms * 2, limits::kChainResendMsMax);
+      chain->resend_at_ms = now_ms + chain->resend_after_ms;
+      if (anew) link.renewed_ms = now_ms;
       SendKept(*chain, chain->fill ? chain->fill->index : chain->committed, now_ms,
                std::exchange(anew, false));
     }
-    link.resend_after_ms = after_ms;
-    link.resend_at_ms = now_ms + after_ms;
   }
   for (const auto& [name, chain] : filling_) {
     Fill& fill = *chain->fill;
@@ -750,12 +752,12 @@ void ChainNode::Tick(int64_t now_ms) {
 void ChainNode::AddToReport(Report* report) {
   report_changed_ = false;
   for (const auto& [name, chain] : reported_) {
-    ShardProgress progress{chain->table, chain->id,
-                           chain->view.number, chain->index,
+    ShardProgress progress{chain->table,           chain->id,
+                           chain->view.number,     chain->index,
                            chain->shard->folded(), ShardProgress::State::kMember};
     if (chain->is_joiner) {
-      progress.state = chain->is_filled ? ShardProgress::State::kFilled
-                                        : ShardProgress::State::kFilling;
+      progress.state =
+          chain->is_filled ? ShardProgress::State::kFilled : ShardProgress::State::kFilling;
     }
     report->shards.push_back(progress);
   }

@@ -94,9 +94,8 @@ class ChainNode final : private PartRules {
   };
   struct Link {
     std::map<std::pair<TableId, ShardId>, ShardChain*> open;  // with entries un-acknowledged
-    int64_t heard_ms = 0;       // when something last came, or began to be waited for
-    int64_t resend_at_ms = 0;
-    int64_t resend_after_ms = 0;
+    int64_t heard_ms = 0;    // when something last came, or began to be waited for
+    int64_t renewed_ms = 0;  // when its connection was last made anew
     bool is_silent = false;
   };
   // A new entry, over memory of whoever made it.
@@ -107,7 +106,7 @@ class ChainNode final : private PartRules {
     std::span<const float> values;
   };
 
-  Code Admit(Op op, TableId table, ShardId shard, ViewNumber view) override;
+  Code Admit(Op op, TableId table, const PartHeader& part) override;
   void OnWritten(TableId table, ShardId shard, size_t part, const Write& write,
                  const WriteResult& result) override;
 
@@ -154,7 +153,7 @@ class ChainNode final : private PartRules {
   std::shared_ptr<const Snapshot> snapshot_;
   std::unordered_map<TableId, std::vector<std::unique_ptr<ShardChain>>> chains_;  // by shard
   std::map<LinkAddress, Link> links_;
-  std::map<std::pair<TableId, ShardId>, ShardChain*> filling_;  // where this is the tail
+  std::map<std::pair<TableId, ShardId>, ShardChain*> filling_;   // where this is the tail
   std::map<std::pair<TableId, ShardId>, ShardChain*> reported_;  // sealed, or joiner here
   size_t kept_bytes_ = 0;
   uint64_t last_image_ = 0;

@@ -29,8 +29,9 @@ Buffer ToBuffer(const std::vector<T>& values, BufferPool& pool) {
 class PlainRules final : public PartRules {
  public:
   explicit PlainRules(const ClusterMap& map) : map_(map) {}
-  Code Admit(Op, TableId table, ShardId shard, ViewNumber view) override {
-    return map_.FindTable(table)->views[shard.value].number == view ? Code::kOk : Code::kMoved;
+  Code Admit(Op, TableId table, const PartHeader& part) override {
+    const ShardView& view = map_.FindTable(table)->views[part.shard.value];
+    return view.number == part.view ? Code::kOk : Code::kMoved;
   }
   void OnWritten(TableId, ShardId, size_t, const Write&, const WriteResult&) override {}
 
@@ -91,8 +92,8 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
       continue;
     }
     Status status;
-    std::shared_ptr<const ServedTable> table = MakeTable(
-        route, self->id, former_route, is_known ? known->second : nullptr, &status);
+    std::shared_ptr<const ServedTable> table =
+        MakeTable(route, self->id, former_route, is_known ? known->second : nullptr, &status);
     if (!status.ok()) return status;
     next.tables.emplace(route.spec.id, std::move(table));
   }
@@ -142,8 +143,8 @@ std::shared_ptr<Shard> RequestHandler::MakeShard(const ServedTable& table, Shard
   std::unique_ptr<Shard> made;
   if (spec->rounds) {
     BookOf(spec->rounds->group);
-    made = std::make_unique<Shard>(std::move(data), books_[spec->rounds->group],
-                                   spec->rounds->first);
+    made =
+        std::make_unique<Shard>(std::move(data), books_[spec->rounds->group], spec->rounds->first);
   } else {
     made = std::make_unique<Shard>(std::move(data));
   }
@@ -251,7 +252,7 @@ std::vector<RequestHandler::Part> RequestHandler::FindParts(const Request& reque
     } else if (table.shards[header.shard.value] == nullptr) {
       SetCode(&reply->parts[i], Code::kMoved);
     } else {
-      const Code code = rules.Admit(request.op, table.spec->id, header.shard, header.view);
+      const Code code = rules.Admit(request.op, table.spec->id, header);
       SetCode(&reply->parts[i], code);
       if (code == Code::kOk) part.shard = table.shards[header.shard.value].get();
     }

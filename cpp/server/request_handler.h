@@ -44,7 +44,7 @@ class PartRules {
  public:
   virtual ~PartRules() = default;
   // kOk when a part may go on: the shard is served here in that view.
-  virtual Code Admit(Op op, TableId table, ShardId shard, ViewNumber view) = 0;
+  virtual Code Admit(Op op, TableId table, const PartHeader& part) = 0;
   // A write of an admitted part, which has this place in the request, was given to its shard.
   virtual void OnWritten(TableId table, ShardId shard, size_t part, const Write& write,
                          const WriteResult& result) = 0;
@@ -60,8 +60,8 @@ class RequestHandler final : public RequestSink {
   // unknown is refused and changes nothing.
   Status InstallMap(std::shared_ptr<const ClusterMap> map);
 
-  // Takes in closed rounds. What was taken before is ignored, and all of it when the map it rests on
-  // is not installed or an earlier round is missing.
+  // Takes in closed rounds. What was taken before is ignored, and all of it when the map it rests
+  // on is not installed or an earlier round is missing.
   void CloseRounds(RoundsNotice notice);
   // Folds them on every shard. For servers inside one process; over sockets the data threads do it.
   void FoldClosed();

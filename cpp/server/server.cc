@@ -293,7 +293,7 @@ void Server::RunInstaller() {
     }
     for (RoundsNotice& notice : rounds) handler_.CloseRounds(std::move(notice));
     if (!rounds.empty()) WakeDataThreads();  // to fold
-    control_link_->SendHeartbeat();  // the scheduler waits to hear what is taken in
+    control_link_->SendHeartbeat();          // the scheduler waits to hear what is taken in
     lock.Lock();
   }
 }
@@ -341,8 +341,12 @@ MapVersion Server::MapVersionInUse() {
 
 std::string Server::ReportFrame(ServerId id, ClusterId cluster_id) {
   MutexLock lock(mutex_);
-  Report all{cluster_id, id, handler_.boot_id(),
-             std::ranges::min(told_, {}, &Told::map_version).map_version, {}, {}};
+  Report all{cluster_id,
+             id,
+             handler_.boot_id(),
+             std::ranges::min(told_, {}, &Told::map_version).map_version,
+             {},
+             {}};
   for (const Told& told : told_) {
     all.shards.insert(all.shards.end(), told.report.shards.begin(), told.report.shards.end());
     for (const ServerId silent : told.report.silent) {

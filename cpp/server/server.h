@@ -1,7 +1,7 @@
 // Server: the data threads of one server process. Each thread serves the shards whose number it has
 // modulo the number of threads; a request is handled on the thread that received it. It owns a
-// ROUTER socket for clients, one for predecessors in chains, and a DEALER socket to each thread of a
-// successor. Start and the destructor are called by one thread.
+// ROUTER socket for clients, one for predecessors in chains, and a DEALER socket to each thread of
+// a successor. Start and the destructor are called by one thread.
 #pragma once
 
 #include <atomic>

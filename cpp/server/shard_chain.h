@@ -57,8 +57,8 @@ struct Fill {
   ApplyIndex index;    // of the newest entry that the image shows, or that the joiner has
   std::vector<std::byte> bytes;
   size_t sent = 0;
-  size_t received = 0;  // of the bytes, by the joiner's word
-  bool done = false;    // the joiner has it, and follows with the entries after `index`
+  size_t received = 0;      // of the bytes, by the joiner's word
+  bool done = false;        // the joiner has it, and follows with the entries after `index`
   int64_t moved_at_ms = 0;  // when the joiner was last heard of it
   int64_t resend_at_ms = 0;
   int64_t resend_after_ms = 0;
@@ -88,9 +88,11 @@ struct ShardChain {
   std::optional<GroupId> group;
   Round settled;
   std::deque<std::pair<ApplyIndex, Round>> folds;  // of a head: not known to be at the tail
-  bool heard_in_view = false;     // the successor has said something in this view
-  std::string back_peer;          // where acknowledgements go: where entries came from
-  int64_t may_ask_again_ms = 0;   // before, entries that are missing are not asked for again
+  bool heard_in_view = false;                      // the successor has said something in this view
+  int64_t resend_at_ms = 0;                        // entries, when it says nothing until then
+  int64_t resend_after_ms = 0;
+  std::string back_peer;         // where acknowledgements go: where entries came from
+  int64_t may_ask_again_ms = 0;  // before, entries that are missing are not asked for again
 
   bool is_head() const { return !is_joiner && place == 0; }
   bool is_tail() const { return !is_joiner && place + 1 == view.n_members; }
@@ -106,7 +108,9 @@ struct ShardChain {
     return fill ? std::optional(fill->joiner) : std::nullopt;
   }
   // Whether the successor, or who is behind it, may lack something.
-  bool waits() const { return is_tail() ? fill && fill->done && fill->index < index : !is_joiner && committed < index; }
+  bool waits() const {
+    return is_tail() ? fill && fill->done && fill->index < index : !is_joiner && committed < index;
+  }
   // Whether entries may be sent to the successor: a joiner needs its image first.
   bool is_open() const { return !is_tail() || (fill && fill->done); }
 };

@@ -55,8 +55,8 @@ class Shard {
   // Does what the head did when it took this entry, with the head's answer. The content is checked
   // as a request's: it came from outside.
   //
-  // Under BSP the rounds that were folded before must have been folded here as well: a replica folds
-  // by ApplyFold alone.
+  // Under BSP the rounds that were folded before must have been folded here as well: a replica
+  // folds by ApplyFold alone.
   EntryFate ApplyEntry(const Entry& entry);
   EntryFate ApplyFold(const FoldEntry& entry);
 

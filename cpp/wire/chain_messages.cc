@@ -135,8 +135,8 @@ Status ChainDecoder::Decode(std::span<const Bytes> frames, ChainMessage* message
     return {};
   }
   if (HasTag(header, kAcksTag) || HasTag(header, kQuestionTag)) {
-    message->kind = HasTag(header, kAcksTag) ? ChainMessage::Kind::kAcks
-                                             : ChainMessage::Kind::kQuestion;
+    message->kind =
+        HasTag(header, kAcksTag) ? ChainMessage::Kind::kAcks : ChainMessage::Kind::kQuestion;
     if (frames.size() != 1 || !TakeList(list, header.count, &acks_)) {
       return Malformed("chain: acknowledgements");
     }

@@ -23,13 +23,13 @@ struct Heartbeat {
   uint64_t id = 0;  // a ServerId or a SessionId
   BootId boot_id;
   ClusterId cluster_id;
-  Incarnation incarnation;  // of the scheduler, as far as the sender knows
-  MapVersion map_version;   // the map the sender works with
-  uint64_t rows = 0;        // servers: rows held
-  uint64_t requests = 0;    // requests handled or sent so far: progress
-  uint64_t clock = 0;       // workers: steps ended
-  uint64_t busy_us = 0;     // workers: microseconds of work in these steps, waits left out
-  uint64_t heard = 0;       // number of the newest notice taken in (see notices.h)
+  Incarnation incarnation;    // of the scheduler, as far as the sender knows
+  MapVersion map_version;     // the map the sender works with
+  uint64_t rows = 0;          // servers: rows held
+  uint64_t requests = 0;      // requests handled or sent so far: progress
+  uint64_t clock = 0;         // workers: steps ended
+  uint64_t busy_us = 0;       // workers: microseconds of work in these steps, waits left out
+  uint64_t heard = 0;         // number of the newest notice taken in (see notices.h)
   uint64_t told_minimum = 0;  // workers: the highest minimum, and number of closed rounds, that it
   uint64_t told_rounds = 0;   // was told: a scheduler that was started again must not say less
 };

@@ -33,8 +33,8 @@ struct Report {
   ClusterId cluster_id;
   ServerId server;
   BootId boot_id;
-  MapVersion map_version;         // that every data thread works with
-  std::vector<ServerId> silent;   // successors from which nothing comes, though something waits
+  MapVersion map_version;             // that every data thread works with
+  std::vector<ServerId> silent;       // successors from which nothing comes, though something waits
   std::vector<ShardProgress> shards;  // those that are sealed or being filled
 };
 
