@@ -74,8 +74,7 @@ def moves(
             if not when:
                 blocks.append(max(each))
                 pushes += each
-                views = health.status()["views"]
-                shares.append(views["copies_to_make"] / max(1, views["copies"]))
+                shares.append(health.status()["views"]["last_rebalance"]["moved_fraction"])
                 seconds.append(ended - began)
             report(f"{what}: {ended - began:.1f} s, longest push {max(each) * 1e3:.0f} ms")
         totals = load.finish()

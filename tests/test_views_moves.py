@@ -6,8 +6,10 @@ import pytest
 
 from fastps.scheduler import messages as m
 from fastps.scheduler import records as r
+from fastps.scheduler import views
 from fastps.scheduler.actions import FILLING, MEMBER
 from fastps.scheduler.cluster_map import map_view
+from fastps.scheduler.condense import condense
 from fastps.scheduler.replay import replay
 from fastps.scheduler.shard_views import ShardView
 from fastps.scheduler.views import FILL_SECONDS, FILLS_MAX, SEALS_MAX
@@ -175,10 +177,13 @@ def test_more_servers_take_only_what_the_ring_says() -> None:
     fleet.run(30)
     moves = fleet.status()["views"]
     assert moves["moving"] == 0
-    assert moves["copies"] == 512
-    assert moves["copies_to_make"] / moves["copies"] <= 1.2 / 3
+    assert moves["copies_to_make"] == 0
+    rebalance = moves["last_rebalance"]
+    assert rebalance["copies"] == 512
+    assert rebalance["moved_fraction"] == pytest.approx(rebalance["copies_moved"] / 512, abs=1e-4)
+    assert rebalance["moved_fraction"] <= 1.2 / 3
     made = sum(new in view.chain for view in fleet.views().values())
-    assert made == moves["copies_to_make"]
+    assert made == rebalance["copies_moved"]
     for key, view in fleet.views().items():
         assert set(view.chain) <= {*before[key].chain, new}
     assert fleet.is_full()
@@ -390,6 +395,57 @@ def test_views_come_back_from_the_journal_without_seals_and_joiners() -> None:
     journalled = [ShardView(view.number, view.chain) for view in fleet.views().values()]
     assert again.tables.lookup("w").views == journalled
     assert again.take_records() == (r.IncarnationStarted(2),)
+
+
+def test_a_condensed_journal_has_the_newest_view_of_each_shard() -> None:
+    fleet = Fleet(servers=3, copies=2, shards=12)
+    for _ in range(3):
+        fleet.kill(min(fleet.up))
+        fleet.start()
+        fleet.run(4)
+    shorter = condense(fleet.records, fleet.state.round_log.forgotten)
+    kept = [
+        view for record in shorter if isinstance(record, r.ViewsChanged) for view in record.shards
+    ]
+    changed = {key[1] for key, view in fleet.views().items() if view.number > 1}
+    assert sorted(shard for shard, *_ in kept) == sorted(changed)
+    again = replay(fleet.state.shape, shorter, fleet.now)
+    assert again.tables.lookup("w").views == list(fleet.views().values())
+    assert condense(shorter, fleet.state.round_log.forgotten) == shorter
+
+
+def test_in_a_large_job_the_next_views_do_not_wait_for_plans(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(views, "PLAN_AT_ONCE_MAX", 7)
+    fleet = Fleet(servers=3, copies=2, shards=8)
+    fleet.kill(0)
+    fleet.report_all()
+    assert fleet.sealed() == []
+    assert fleet.filling() == []
+    fleet.wait(0.1)
+    assert fleet.filling()
+    fleet.run(5)
+    assert fleet.is_full()
+
+
+def test_status_counts_the_copies_that_are_still_to_be_made() -> None:
+    fleet = Fleet(servers=3, copies=2, shards=64)
+    assert fleet.status()["views"]["copies_to_make"] == 0
+    assert fleet.status()["views"]["last_rebalance"] is None
+    fleet.kill(0)
+    for server in (1, 2):
+        fleet.report(server)
+    short = fleet.redundancy()["missing"]
+    assert fleet.status()["views"]["copies_to_make"] == short > 0
+    fleet.run(10)
+    status = fleet.status()["views"]
+    assert (status["copies_to_make"], status["moving"]) == (0, 0)
+    assert status["last_rebalance"] == {
+        "copies": 128,
+        "copies_moved": short,
+        "moved_fraction": round(short / 128, 4),
+    }
 
 
 def test_a_paused_scheduler_suspects_nobody() -> None:

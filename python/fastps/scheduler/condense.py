@@ -12,8 +12,9 @@ __all__ = ["condense"]
 def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     """Return fewer records that `replay` makes the same state of.
 
-    Of each item of a pass the newest word stays, of a finished pass only that it is; of barriers
-    and incarnations the newest; of closed rounds those that somebody may still need.
+    Of each item of a pass the newest word stays, of a finished pass only that it is; of barriers,
+    incarnations and the views of a shard the newest; of closed rounds those that somebody may still
+    need.
 
     Parameters
     ----------
@@ -56,7 +57,8 @@ def _newest_only(journalled: Sequence[r.Record]) -> list[r.Record]:
     """Leave out what a later record of the same thing replaces."""
     seen: set[object] = set()
     kept: list[r.Record] = []
-    for record in reversed(journalled):
+    for journalled_record in reversed(journalled):
+        record = journalled_record
         thing: object = None
         if isinstance(record, r.ChunkMoved):
             thing = (r.ChunkMoved, record.group, record.number, record.item)
@@ -64,6 +66,12 @@ def _newest_only(journalled: Sequence[r.Record]) -> list[r.Record]:
             thing = (r.BarrierPassed, record.group)
         elif isinstance(record, r.IncarnationStarted):
             thing = r.IncarnationStarted
+        elif isinstance(record, r.ViewsChanged):
+            views = [view for view in record.shards if (record.table_id, view[0]) not in seen]
+            if not views:
+                continue
+            seen.update((record.table_id, view[0]) for view in views)
+            record = r.ViewsChanged(record.table_id, tuple(views))
         if thing is None or thing not in seen:
             kept.append(record)
         seen.add(thing)

@@ -17,7 +17,7 @@ from fastps.scheduler.ring import place_chains
 from fastps.scheduler.suspicion import SilentPairs
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable
 
     from fastps.scheduler.facts import Facts
     from fastps.scheduler.tables import Table
@@ -56,14 +56,14 @@ class Planner:
     ----------
     unplaced : dict of ShardKey to None
         Shards that are not where they should be and are not changing.
-    copies_to_make, copies : int
-        Of all chains, when the servers that stay changed last: members that have to be filled, and
+    copies_moved, copies : int
+        Of all chains, when the servers that stay changed last: members that had to be filled, and
         members altogether. What a join or a leave moves is the one divided by the other.
     """
 
     def __init__(self, facts: Facts, pairs: SilentPairs) -> None:
         self.unplaced: dict[ShardKey, None] = {}
-        self.copies_to_make = 0
+        self.copies_moved = 0
         self.copies = 0
         self._facts = facts
         self._pairs = pairs
@@ -74,6 +74,7 @@ class Planner:
         self._moves: deque[ShardKey] = deque()
         self._rests: dict[ShardKey, tuple[float, float]] = {}  # until when, and how long
         self._is_stale = True
+        self._is_uncounted = False
         self._looked_at = 0.0
         self._moves_from = 0.0
 
@@ -88,7 +89,7 @@ class Planner:
         self._staying, self._fit = staying, fit
         if not stay_as_they_were:
             self._moves_from = now + SETTLE_SECONDS
-            self._count_copies()
+            self._is_uncounted = True
 
     def look_again(self) -> None:
         """Take note that shards may be able to change now that could not before."""
@@ -112,6 +113,8 @@ class Planner:
         ):
             return
         self._is_stale, self._looked_at = False, now
+        if self._is_uncounted:
+            self._count_copies()
         self._repairs.clear()
         self._moves.clear()
         self.unplaced.clear()
@@ -200,6 +203,7 @@ class Planner:
         servers = self._fit if fit else self._staying
         if not servers:
             return ()
+        fit = fit and servers != self._staying
         targets = self._targets.get((table.table_id, fit))
         if targets is None:
             targets = place_chains(
@@ -218,10 +222,20 @@ class Planner:
     def _has_avoided(self, chain: tuple[int, ...]) -> bool:
         return any(self._pairs.avoided(*pair) for pair in itertools.pairwise(chain))
 
+    def copies_to_make(self, keys: Iterable[ShardKey]) -> int:
+        """Return how many members these shards still get."""
+        return sum(self._n_missing(*key) for key in keys)
+
+    def _n_missing(self, table_id: int, shard: int) -> int:
+        table = self._facts.tables.by_id(table_id)
+        assert table is not None
+        chain = table.views[shard].chain
+        return sum(server not in chain for server in self._target(table, shard))
+
     def _count_copies(self) -> None:
-        self.copies_to_make = self.copies = 0
+        self._is_uncounted = False
+        self.copies_moved = self.copies = 0
         for table in self._facts.tables.all():
-            for shard, view in enumerate(table.views):
-                target = self._target(table, shard)
-                self.copies += len(target)
-                self.copies_to_make += sum(server not in view.chain for server in target)
+            for shard in range(len(table.views)):
+                self.copies += len(self._target(table, shard))
+                self.copies_moved += self._n_missing(table.table_id, shard)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import bisect
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 __all__ = ["VIRTUAL_NODES", "capacity", "place", "place_chains"]
@@ -68,7 +69,7 @@ def place_chains(
     """
     if not servers or num_shards < 1:
         raise ValueError("placing needs at least one server and one shard")
-    circle = _Circle(table, sorted(set(servers)))
+    circle = _Circle(table, num_shards, sorted(set(servers)))
     chains: list[tuple[int, ...]] = [()] * num_shards
     for _ in range(min(copies, circle.n_servers)):
         chains = _with_one_more(circle, chains)
@@ -78,19 +79,23 @@ def place_chains(
 class _Circle:
     """The points of a table's servers, and where its shards lie among them."""
 
-    def __init__(self, table: str, servers: list[int]) -> None:
+    def __init__(self, table: str, num_shards: int, servers: list[int]) -> None:
         self.n_servers = len(servers)
-        self._table = table
-        self._points = sorted(point for server in servers for point in _server_points(server))
-        self._positions = [position for position, _ in self._points]
         self.servers = servers
+        points = sorted(point for server in servers for point in _server_points(server))
+        positions = [position for position, _ in points]
+        self._servers_at = [server for _, server in points]
+        self._starts = [
+            bisect.bisect_left(positions, _hash(f"shard/{table}/{shard}"))
+            for shard in range(num_shards)
+        ]
 
     def clockwise(self, shard: int) -> Iterator[int]:
-        """Yield the server of each point from the shard's on, once around."""
-        at = bisect.bisect_left(self._positions, _hash(f"shard/{self._table}/{shard}"))
-        n_points = len(self._points)
-        for step in range(n_points):
-            yield self._points[(at + step) % n_points][1]
+        """Return the server of each point from the shard's on, once around."""
+        start, around = self._starts[shard], self._servers_at
+        return itertools.chain(
+            itertools.islice(around, start, None), itertools.islice(around, start)
+        )
 
 
 def _with_one_more(circle: _Circle, chains: list[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -189,9 +189,10 @@ class TableRegistry:
 
     def set_view(self, table: Table, shard: int, view: ShardView) -> None:
         """Change the view of a shard."""
-        self._count(table, table.views[shard], -1)
-        table.views[shard] = view
-        self._count(table, view, 1)
+        before, table.views[shard] = table.views[shard], view
+        if (before.chain, before.joiner) != (view.chain, view.joiner):
+            self._count(table, before, -1)
+            self._count(table, view, 1)
 
     def _count(self, table: Table, view: ShardView, n: int) -> None:
         self.shares.add(view, n)

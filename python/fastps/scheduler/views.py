@@ -44,6 +44,9 @@ __all__ = ["FILLS_MAX", "SEALS_MAX", "ShardView", "Views"]
 FILLS_MAX = 8
 # Shards sealed at once for joiners and moves: their pushes wait for some round trips.
 SEALS_MAX = 32
+# With more shards, where they should be is worked out in ticks only, so that the map with the next
+# views does not wait for that.
+PLAN_AT_ONCE_MAX = 2048
 # An image of gigabytes may take a minute. One that takes longer than this is not coming, and holds
 # up the others.
 FILL_SECONDS = 120.0
@@ -81,6 +84,8 @@ class Views:
         self._committed: dict[int, list[tuple[int, ...]]] = {}
         self._servers_seen = -1  # facts.servers.changes
         self._tables_seen = 0
+        self._n_shards = 0
+        self._is_tick = False
 
     # What goes in.
 
@@ -123,7 +128,7 @@ class Views:
                 self._give_up(change, now)
         if self.pairs.tick(now):
             self.planner.look_again()
-        self.planner.look(self._changes, now)
+        self._is_tick = True
 
     def restart_suspicion(self, now: float) -> None:
         """Start all waits anew: the scheduler itself had been away."""
@@ -138,11 +143,11 @@ class Views:
             self.planner.servers_changed(now)
             self._check_members(facts.tables.all(), now)
             self._check_joiners(now)
-            self.planner.look(self._changes, now)
             self._touched.update(dict.fromkeys(self._changes))
         if len(facts.tables) != self._tables_seen:
             new = facts.tables.all()[self._tables_seen :]
             self._tables_seen = len(facts.tables)
+            self._n_shards += sum(len(table.views) for table in new)
             self._check_members(new, now)
             for table in new:
                 for shard in range(len(table.views)):
@@ -156,6 +161,7 @@ class Views:
         for table_id, shards in self._committed.items():
             facts.record(ViewsChanged(table_id, tuple(shards)))
         self._committed.clear()
+        self._is_tick = False
 
     # What comes out.
 
@@ -168,12 +174,19 @@ class Views:
         """Return what is under way, and the failovers so far; CONTROL.md lists the names."""
         changes = self._changes.values()
         planner = self.planner
+        moved = None
+        if planner.copies:
+            moved = {
+                "copies": planner.copies,
+                "copies_moved": planner.copies_moved,
+                "moved_fraction": round(planner.copies_moved / planner.copies, 4),
+            }
         return {
             "sealed": sum(each.sealed_since > 0 for each in changes),
             "filling": sum(each.joined_since > 0 for each in changes),
             "moving": len(self._changes) + len(planner.unplaced),
-            "copies": planner.copies,
-            "copies_to_make": planner.copies_to_make,
+            "copies_to_make": planner.copies_to_make({**self._changes, **planner.unplaced}),
+            "last_rebalance": moved,
             "failovers": self.failovers.finished,
             "last_failover": self.failovers.latest(now),
         }
@@ -339,7 +352,10 @@ class Views:
         for member, failover in change.failovers.items():
             is_gone = changed and member not in change.view.chain
             self.failovers.settled(failover, now, is_gone)
-        self.planner.look_at(change.key, now)
+        if change.is_failover:
+            self.planner.look_again()
+        else:
+            self.planner.look_at(change.key, now)
 
     # Filling and moving.
 
@@ -352,6 +368,8 @@ class Views:
         """Seal joiners that are filled, and begin what comes next."""
         if self.is_failing_over:
             return
+        if self._is_tick or self._n_shards <= PLAN_AT_ONCE_MAX:
+            self.planner.look(self._changes, now)
         for change in list(self._changes.values()):
             if change.is_filled and not change.sealed_since:
                 self._advance(change, now)
