@@ -67,6 +67,16 @@ def test_a_push_that_ends_while_a_pull_is_under_way_may_be_missed(pages: list[Pa
     assert not sums.found
 
 
+def test_of_others_a_session_may_miss_something_but_never_what_it_saw(pages: list[Page]) -> None:
+    sums = Sums(pages, own=0)
+    sums.check(lambda: pulled(8, 5), "pull")
+    assert not sums.found
+    sums.check(lambda: pulled(8, 4), "pull")
+    assert ["a value went back" in each for each in sums.found] == [True]
+    sums.check(lambda: pulled(7, 4), "pull")
+    assert "acknowledged pushes are lost" in sums.found[1]
+
+
 def test_in_the_end_all_must_be_there(pages: list[Page]) -> None:
     sums = Sums(pages)
     sums.must_be(pulled(10, 10), "end")
