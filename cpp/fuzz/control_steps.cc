@@ -1,4 +1,4 @@
-// Steps of the control sockets: maps, heartbeats and notices.
+// Steps of the control sockets: maps, heartbeats, reports and notices.
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -9,6 +9,7 @@
 #include "fuzz/victim.h"
 #include "wire/map_codec.h"
 #include "wire/notices.h"
+#include "wire/reports.h"
 
 namespace fastps::fuzz {
 namespace {
@@ -53,6 +54,12 @@ void TakeHeartbeat(Bytes bytes) {
   FASTPS_CHECK(IsSame(EncodeHeartbeat(*heartbeat), bytes));
 }
 
+void TakeReport(Bytes bytes) {
+  const std::optional<Report> report = DecodeReport(bytes);
+  if (!report) return;
+  FASTPS_CHECK(IsSame(EncodeReport(*report), bytes));
+}
+
 void TakeClocks(Victim& victim, Bytes bytes) {
   std::optional<ClockNotice> notice = DecodeClockNotice(bytes);
   if (!notice) return;
@@ -77,10 +84,12 @@ void TakeRounds(Victim& victim, Bytes bytes) {
   notice->first_number = 1 + notice->first_number % 4;
   for (ClosedRound& round : notice->rounds) round.group = GroupId(round.group.value % 3);
   const uint64_t n_rounds = notice->rounds.size();
-  const uint64_t before = victim.handler.heard();
+  const uint64_t before = victim.handler.taken();
   victim.handler.CloseRounds(std::move(*notice));
-  const uint64_t after = victim.handler.heard();
+  const uint64_t after = victim.handler.taken();
   FASTPS_CHECK(after >= before && after - before <= n_rounds);
+  victim.handler.FoldClosed();
+  FASTPS_CHECK(victim.handler.heard() == after);
   (void)victim.handler.n_rows();
 }
 

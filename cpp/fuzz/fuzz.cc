@@ -50,7 +50,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const Bytes chunk = TakeChunk(&rest);
     const Step step = static_cast<Step>((kind & ~kMisaligned) % kSteps);
     std::vector<ExactBytes> exact;
-    if (step == Step::kRequest || step == Step::kReply) {
+    if (step == Step::kRequest || step == Step::kReply || step == Step::kChainFrames) {
       exact = FramesOf(chunk, misaligned);
     } else {
       exact.emplace_back(chunk, misaligned);
@@ -78,6 +78,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case Step::kRounds:
         TakeRounds(*victim, frames[0]);
+        break;
+      case Step::kReport:
+        TakeReport(frames[0]);
+        break;
+      case Step::kChainFrames:
+        TakeChainFrames(*victim, frames);
+        break;
+      case Step::kChainStory:
+        TakeChainStory(*victim, frames[0]);
         break;
     }
   }

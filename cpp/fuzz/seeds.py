@@ -10,7 +10,9 @@ import struct
 import sys
 from pathlib import Path
 
-REQUEST, REPLY, MAP, HEARTBEAT, SHAPED, CLOCKS, ROUNDS = range(7)
+REQUEST, REPLY, MAP, HEARTBEAT, SHAPED, CLOCKS, ROUNDS, REPORT, CHAIN_FRAMES, CHAIN_STORY = range(
+    10
+)
 KINDS = {
     "request": REQUEST,
     "reply": REPLY,
@@ -18,11 +20,15 @@ KINDS = {
     "heartbeat": HEARTBEAT,
     "clock_notice": CLOCKS,
     "rounds_notice": ROUNDS,
+    "report": REPORT,
 }
+IN_FRAMES = (REQUEST, REPLY, CHAIN_FRAMES)
 OPS = 8
 TABLES = 6
 IN_ROUNDS = {4: (0, 1), 5: (1, 0)}  # of the tables under BSP: (group, first round)
 PULL, PUSH = 0, 1
+CHAIN_TABLES = 4  # of chain_victim.cc
+STORIES = 40
 
 
 def chunk(data: bytes) -> bytes:
@@ -52,8 +58,10 @@ def seeds(golden: Path) -> dict[str, bytes]:
     steps = {}
     for path in sorted(golden.glob("*.hex")):
         frames = [bytes.fromhex(line) for line in path.read_text().split()]
-        kind = next(kind for end, kind in KINDS.items() if path.stem.endswith(end))
-        data = b"".join(map(chunk, frames)) if kind in (REQUEST, REPLY) else frames[0]
+        is_chain = path.stem.startswith("chain_")
+        ends = (kind for end, kind in KINDS.items() if path.stem.endswith(end))
+        kind = CHAIN_FRAMES if is_chain else next(ends)
+        data = b"".join(map(chunk, frames)) if kind in IN_FRAMES else frames[0]
         steps[path.stem] = step(kind, data)
     # Shaped requests: op, table, session, step, key set, then parts. One story for each operation
     # and table, with several requests, so that there is something to pull, scan and forget.
@@ -77,6 +85,15 @@ def seeds(golden: Path) -> dict[str, bytes]:
             closed = rounds_notice(4 + number - first, group, range(number, number + 1))
             story += [step(ROUNDS, closed), step(CLOCKS, clock_notice(number + 1))]
         steps[f"steps_{table}"] = b"".join(story)
+    # Chains: a push at each server to each table, then whatever comes of it.
+    for number in range(STORIES):
+        story = b""
+        for table in range(CHAIN_TABLES):
+            # Ask: node, op, table, session, step, no key set, one part: shard, sequence, 4 keys
+            push = bytes([0, table % 2, PUSH, table, 1, 1, 0, 0, table % 3, 0, 4, 1, 2, 3, 5, 0])
+            story += push + bytes(12) + bytes([4, 0, 0]) * 4  # and Deliver
+        story += source.randbytes(200 + 20 * number)
+        steps[f"chains_{number}"] = step(CHAIN_STORY, story)
     return steps
 
 

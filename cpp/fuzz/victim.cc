@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "client/shard_plan.h"
+#include "fuzz/chain_victim.h"
 
 namespace fastps::fuzz {
 namespace {
@@ -27,8 +28,11 @@ TableRoute RouteOf(uint32_t id, TableKind kind, RuleKind rule, uint64_t width, u
   route.spec.n_rows = n_rows;
   route.spec.num_shards = kShards;
   route.spec.rounds = rounds;
-  route.views.assign(kShards,
-                     {.number = ViewNumber(1), .members = {ServerId(0)}, .n_members = 1});
+  ShardView view;
+  view.number = ViewNumber(1);
+  view.members = {ServerId(0)};
+  view.n_members = 1;
+  route.views.assign(kShards, view);
   return route;
 }
 
@@ -81,6 +85,13 @@ const std::shared_ptr<const ClusterMap>& FirstMap() {
 
 Victim::Victim() : handler(kBootId), values_(kGatedValues) {
   FASTPS_CHECK(handler.InstallMap(FirstMap()).ok());
+}
+
+Victim::~Victim() = default;
+
+ChainVictim& Victim::chains() {
+  if (chains_ == nullptr) chains_ = std::make_unique<ChainVictim>();
+  return *chains_;
 }
 
 void Victim::Submit(Request request) {

@@ -1,4 +1,4 @@
-// Victim: a server and a client to be attacked. One thread.
+// Victim: a server, a client and servers with chains, to be attacked. One thread.
 #pragma once
 
 #include <memory>
@@ -19,12 +19,18 @@ inline constexpr uint32_t kTables = 6;  // sparse and dense; the last two under 
 // The map that every story begins with.
 const std::shared_ptr<const ClusterMap>& FirstMap();
 
+class ChainVictim;
+
 class Victim {
  public:
   Victim();
+  ~Victim();
 
   // Whatever the request asks, it gets one reply that a client can read.
   void Submit(Request request);
+
+  // Servers with chains between them, made when first asked for.
+  ChainVictim& chains();
 
   // A worker of session 1 with a pull and a push behind gates on each table under BSP.
   Client& worker();
@@ -38,6 +44,7 @@ class Victim {
  private:
   std::vector<float> values_;
   std::vector<std::shared_ptr<Call>> gated_;
+  std::unique_ptr<ChainVictim> chains_;
   std::unique_ptr<Client> worker_;  // last: it uses all of the above
 };
 
