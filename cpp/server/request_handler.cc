@@ -1,6 +1,7 @@
 #include "server/request_handler.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
 
 #include "base/limits.h"
@@ -38,6 +39,13 @@ class PlainRules final : public PartRules {
  private:
   const ClusterMap& map_;
 };
+
+// What a table is stays; only where its shards lie changes.
+bool IsSameTable(const TableSpec& a, const TableSpec& b) {
+  return a.kind == b.kind && a.row_width == b.row_width && a.n_rows == b.n_rows &&
+         a.num_shards == b.num_shards && a.rule == b.rule && a.initializer == b.initializer &&
+         a.rounds == b.rounds;
+}
 
 enum class Role { kNone, kMember, kJoiner };
 
@@ -86,6 +94,10 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
   for (const TableRoute& route : map->tables) {
     const auto known = former->tables.find(route.spec.id);
     const bool is_known = known != former->tables.end();
+    if (is_known && !IsSameTable(*known->second->spec, route.spec)) {
+      return Status(Code::kMalformed, "a map has another table under the number " +
+                                          std::to_string(route.spec.id.value));
+    }
     const TableRoute* const former_route = former->map->FindTable(route.spec.id);
     if (next.self == nullptr || (is_known && former_route->views == route.views)) {
       if (is_known) next.tables.emplace(*known);
