@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import pytest
 
 from simulator.directed import DIRECTED
 from simulator.mutant_table import find
-from simulator.mutants import MUTANTS
+from simulator.mutants import MUTANTS, CppMutant, can_be_put_in
 from simulator.run import simulate
 
 TESTS = Path(__file__).parent
@@ -72,7 +74,22 @@ def test_a_seed_is_one_schedule_in_every_process() -> None:
         assert done.stdout.split() == expected
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+def test_the_patch_of_mutants_fits_the_sources_and_has_all_of_them() -> None:
+    patch = TESTS / "simulator" / "mutants.patch"
+    named = set(re.findall(r'FASTPS_MUTANT\("(\w+)"\)', patch.read_text()))
+    assert named == {name for name, each in MUTANTS.items() if isinstance(each, CppMutant)}
+    program = shutil.which("patch")
+    if program is None:
+        pytest.skip("the program patch is not installed")
+    tried = subprocess.run(
+        [program, "--dry-run", "-s", "-p1", "-d", TESTS.parent, "-i", patch],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert tried.returncode == 0, f"regenerate {patch}: {tried.stdout}"
+
+
+# Those of the servers need a build of their own: `make mutants`.
+@pytest.mark.parametrize("name", [name for name in MUTANTS if can_be_put_in(name)])
 def test_mutant_is_found(name: str) -> None:
     assert find(name, schedules_max=150).violation, f"{name} ({MUTANTS[name].bug}) goes unnoticed"
 

@@ -53,7 +53,8 @@ class Checker:
         self._versions: dict[int, str] = {}
         self._sealed_since: dict[ShardId, int] = {}
         self._reports: dict[ShardId, dict[int, int]] = {}
-        self._asked: dict[tuple[bytes, int], tuple[int, bool, dict[int, int]]] = {}
+        self._asked: dict[tuple[bytes, int], tuple[int, bool, dict[int, int], int]] = {}
+        self._arrivals: dict[tuple[bytes, bytes, int], bool] = {}
         self._chains: dict[tuple[int, int, int], tuple[int, ...]] = {}
         self._heads: dict[tuple[bool, int, int, int], bytes] = {}
         self._digests: dict[tuple[int, ...], tuple[int, str]] = {}
@@ -161,15 +162,24 @@ class Checker:
         """Take a request that a worker sends."""
         views = {part.shard: part.view for part in parts}
         is_pull = operation.kind == data.PULL
-        self._asked[peer, number] = (operation.spec.table_id, is_pull, views)
+        self._asked[peer, number] = (operation.spec.table_id, is_pull, views, operation.session)
+
+    def arrived(self, server: ServerNode, peer: bytes, frames: list[bytes]) -> None:
+        """Take a request that reaches a server: does that know its session?"""
+        number = data.request_id_of(frames)
+        _, is_pull, _, session = self._asked[peer, number]
+        known = server.view is not None and session in server.view.sessions
+        self._arrivals.setdefault((server.peer, peer, number), is_pull or known)
 
     def answered(self, server: ServerNode, peer: bytes, frames: list[bytes]) -> None:
         """Take an answer that a server sends. S10: one server acknowledges in a view."""
         answer = data.decode_reply(frames)
-        table, is_pull, views = self._asked[peer, answer.request_id]
+        table, is_pull, views, session = self._asked[peer, answer.request_id]
         for part in answer.parts:
             if part.code not in data.OK:
                 continue
+            if not self._arrivals[server.peer, peer, answer.request_id]:
+                self.wrong(f"{server} takes a write of session {session}, which it does not know")
             at = (is_pull, table, part.shard, views[part.shard])
             n_copies = len(self._chains.get((table, part.shard, at[3]), ()))
             if not is_pull and n_copies < self._cluster.plan.min_copies:
@@ -252,6 +262,9 @@ class Checker:
         lost = self.lost_shards()
         scheduler = self._cluster.scheduler
         assert scheduler is not None
+        failovers = scheduler.state.views.failovers.finished
+        if self._cluster.plan.is_healthy and failovers:
+            self.wrong(f"L1: {failovers} failovers although no server failed")
         for at, shard in scheduler.view().shards.items():
             if at in lost:
                 self._cluster.note("CHECKER", f"shard {at} is lost, and said to be")

@@ -20,6 +20,7 @@ __all__ = [
     "chain_text",
     "decode_reply",
     "encode_request",
+    "request_id_of",
 ]
 
 PULL, PUSH, ASSIGN = 1, 2, 3
@@ -29,6 +30,7 @@ AGAIN = (1, 2, GAP, 25)  # kRetry, kMoved, kGap, kWrongCluster
 SESSION_ENDED = 20
 
 _REQUEST = struct.Struct("<4sHBBQII16sQQQQIIII")
+_REQUEST_ID = struct.Struct("<Q")
 _PART = struct.Struct("<IIQIIII")
 _REPLY = struct.Struct("<4sHBBQ16sQQIIII")
 _RESULT = struct.Struct("<IBBHIIQ")
@@ -86,6 +88,12 @@ def encode_request(
     if values:
         frames.append(struct.pack(f"<{len(values)}f", *values))
     return frames
+
+
+def request_id_of(frames: list[bytes]) -> int:
+    """Return the number of a request."""
+    number: int = _REQUEST_ID.unpack_from(frames[0], 56)[0]
+    return number
 
 
 def decode_reply(frames: list[bytes]) -> Answer:

@@ -129,6 +129,45 @@ DIRECTED: dict[str, Plan] = {
         ),
         min_copies=2,
     ),
+    # Messages get lost, and are sent again before anybody is suspected.
+    "only the network is bad": replace(
+        _plan(tables=_asp(3)),
+        conditions=Conditions(delay_max=3 * MS, loss=0.02, doubled=0.05),
+        is_healthy=True,
+    ),
+    "only servers join": replace(
+        _plan(
+            Fault(300 * MS, "join"),
+            Fault(1500 * MS, "join"),
+            Fault(1500 * MS, "scale", count=5),
+            tables=_asp(2, num_shards=6),
+        ),
+        load_time=4 * SECOND,
+        think=8.0 * MS,
+        conditions=Conditions(delay_max=20 * MS),
+        is_healthy=True,
+    ),
+    # It is deposed and goes on with a worker that does not know either.
+    "a head and a worker cut off": replace(
+        _plan(
+            Fault(1 * SECOND, "cut both", "server1", "scheduler", 6 * SECOND),
+            Fault(1 * SECOND, "cut both", "worker0", "scheduler", 6 * SECOND),
+            tables=_asp(2, num_shards=6),
+        ),
+        load_time=6 * SECOND,
+        lease=20.0,
+    ),
+    # What the head applied and could not hand down is seen by nobody: it dies with its worker.
+    "a head dies with what it kept to itself": replace(
+        _plan(
+            Fault(1500 * MS, "cut", "server1", "server0", 3 * SECOND),
+            Fault(1500 * MS, "cut", "server1", "server2", 3 * SECOND),
+            Fault(1900 * MS, "crash", "server1", duration=NEVER, flag=True, told=True),
+            Fault(1900 * MS, "crash", "worker0", duration=500 * MS, flag=True, told=True),
+            tables=_asp(2),
+        ),
+        think=12.0 * MS,
+    ),
     "scheduler dies in a failover": _plan(
         Fault(1 * SECOND, "crash", "server0", duration=500 * MS, flag=True, told=True),
         Fault(1002 * MS, "scheduler mid step", duration=700 * MS, count=1),

@@ -61,6 +61,7 @@ class Plan:
     settle_time: int = 60 * SECOND  # faults are over: by then all must be well
     max_servers: int = 5
     heal: bool = True  # faults end with the load
+    is_healthy: bool = False  # nothing of it may cost a member its place in a chain
 
     def __str__(self) -> str:
         tables = ", ".join(

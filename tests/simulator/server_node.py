@@ -48,6 +48,7 @@ class ServerNode(Process):
         if self.chain is None:
             return
         if kind == "request":
+            self.cluster.checker.arrived(self, peer, content)
             self.chain.request(peer, content, self._now_ms())
         elif kind in ("chain", "back"):
             self.chain.chain_message(peer, content, self._now_ms())
