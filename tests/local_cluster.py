@@ -33,11 +33,11 @@ class LocalCluster:
         self.address = self._service.address
         self._thread = threading.Thread(target=self._service.run, daemon=True)
         self._thread.start()
-        self._servers: list[_core.Server] = []
+        self._servers: dict[int, _core.Server] = {}
         for _ in range(servers):
-            self._start_server(data_threads)
+            self.start_server(data_threads)
 
-    def _start_server(self, data_threads: int) -> None:
+    def start_server(self, data_threads: int = 1) -> None:
         boot_id = new_boot_id()
         server = _core.Server(boot_id, "tcp://127.0.0.1:*", data_threads)
         register = RegisterServer(
@@ -47,7 +47,15 @@ class LocalCluster:
             registered, blob = control.call(register, 20.0)
         assert blob is not None
         server.start(registered.server_id, blob, self.address, registered.rounds)
-        self._servers.append(server)
+        self._servers[registered.server_id] = server
+
+    def end_server(self, server_id: int) -> None:
+        """End a server; what it holds is gone."""
+        self._servers.pop(server_id).stop()
+
+    def chains(self, table: str) -> list[tuple[int, ...]]:
+        """Return the servers of each shard of a table."""
+        return [view.chain for view in self._service._state.tables.lookup(table).views]
 
     def connect(self, **options: Any) -> fastps.Client:
         return fastps.connect(address=self.address, timeout=30, **options)
@@ -62,7 +70,7 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._servers:
+        for server in self._servers.values():
             server.stop()
         self.end_scheduler()
         self._context.term()

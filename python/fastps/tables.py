@@ -371,6 +371,12 @@ class SparseTable(_Table):
         ------
         keys : ndarray of uint64, shape (n,)
         values : ndarray of float32, shape (n,) + row_shape
+
+        Raises
+        ------
+        FastPSTimeoutError, ClosedError
+        ServerLostError
+            A shard is lost. They are read one after another: this names the first.
         """
         if isinstance(batch_rows, bool) or not isinstance(batch_rows, int) or batch_rows < 1:
             raise ConfigError(f"batch_rows is {batch_rows!r}, needed is an integer >= 1")
