@@ -131,7 +131,8 @@ DIRECTED: dict[str, Plan] = {
     ),
     # Messages get lost, and are sent again before anybody is suspected.
     "only the network is bad": replace(
-        _plan(tables=_asp(3)),
+        _plan(tables=_all_kinds(3)),
+        seed=2,
         conditions=Conditions(delay_max=3 * MS, loss=0.02, doubled=0.05),
         is_healthy=True,
     ),

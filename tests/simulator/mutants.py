@@ -385,9 +385,6 @@ MUTANTS: dict[str, PythonMutant | CppMutant] = {
     "pending_rounds_not_in_image": CppMutant("an image lacks the pushes of open rounds"),
     "folded_not_in_image": CppMutant("an image lacks which rounds are folded"),
     "image_not_at_index": CppMutant("an image says a higher index than it is of"),
-    "entries_after_image_forgotten": CppMutant(
-        "the first entry after an image is not sent to the joiner"
-    ),
     # The scheduler: views.
     "no_seal": PythonMutant(
         "the next view is journalled without waiting for the survivors' reports",
