@@ -13,7 +13,8 @@ import fastps
 from fastps.control import SocketControl
 from job_health import Health, must_run, percentiles
 from jobs import Job, Worker, until
-from pushing_workers import KEYS, PUSH, TABLE, Call, Log, Sums, pages_in
+from lane_sums import KEYS, PUSH, Call, Log, Sums, pages_in
+from pushing_workers import TABLE
 
 ANSWER_SECONDS = 60.0
 # Below so many whole-table pushes a second of all workers together, faults prove nothing.
@@ -34,7 +35,7 @@ class Load:
     Parameters
     ----------
     folder : Path
-        For all files.
+        For all files, in a new folder in it.
     *options : str
         More options of fastps-launch.
     servers, workers, replication, data_threads : int
@@ -67,7 +68,8 @@ class Load:
         seconds_max: float = 7200.0,
         start: Callable[..., Any] = Job,
     ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder / "load"
+        folder.mkdir(parents=True)  # pages of another run would say what is not so
         pages_in(folder, workers)
         self.job = start(
             folder,

@@ -1,150 +1,28 @@
 """Workers that push 1 into their own lane of shared keys, pull, and check what they see.
 
-What a worker has called and what was acknowledged it counts in a page of shared memory, so that
-whoever pulls can say at any time what the rows may hold. Each push and pull is logged with when
-it began and ended.
+Beside that they push to a large table, and assign and remove rows of their own: every answer is
+known, whoever gives it.
 """
 
 from __future__ import annotations
 
 import functools
-import mmap
-import os
-import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 import fastps
 from jobs import Worker
+from lane_sums import FOUND_MAX, KEYS, N_KEYS, PULL, PUSH, Call, Log, Sums, pages_in
 
-Array = Any
-
-TABLE, BALLAST = "lanes", "ballast"
-BALLAST_WIDTH = 8
-N_KEYS, N_SHARDS = 64, 12  # the keys lie on all shards
-KEYS = np.random.default_rng(11).integers(0, 2**64, N_KEYS, dtype=np.uint64)
+TABLE, BALLAST, OWN = "lanes", "ballast", "own"
+N_SHARDS = 12
+BALLAST_WIDTH = 8  # the most workers that there can be
+BALLAST_KEYS = 500  # of a push
 CALL_SECONDS = 60.0
-PULL_EVERY = 8  # pushes
-FOUND_MAX = 20  # violations told of
-
-
-class Page:
-    """Numbers of one lane that its worker writes, and that others may read at any time."""
-
-    NAMES = ("called", "returned", "done")
-
-    def __init__(self, path: Path) -> None:
-        if not path.exists():
-            path.write_bytes(bytes(8 * len(self.NAMES)))
-        with path.open("r+b") as file:
-            # Of numpy, which writes a number at once; struct writes zeros first.
-            self._numbers = np.frombuffer(mmap.mmap(file.fileno(), 0), np.int64)
-
-    def __getitem__(self, name: str) -> int:
-        return int(self._numbers[self.NAMES.index(name)])
-
-    def __setitem__(self, name: str, value: int) -> None:
-        self._numbers[self.NAMES.index(name)] = value
-
-
-class Call(NamedTuple):
-    """A push (kind 0) or pull (1) that was answered; times are of time.monotonic()."""
-
-    kind: int
-    began: float
-    ended: float
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.began
-
-
-PUSH, PULL = 0, 1
-_CALL = struct.Struct("qdd")
-
-
-class Log:
-    """A file of calls: one process appends, another one reads what is new."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-        self._read = 0
-
-    def append(self, call: Call) -> None:
-        os.write(self._file, _CALL.pack(*call))
-
-    def new(self) -> Iterator[Call]:
-        data = os.pread(self._file, os.fstat(self._file).st_size - self._read, self._read)
-        data = data[: len(data) - len(data) % _CALL.size]
-        self._read += len(data)
-        return (Call(*each) for each in _CALL.iter_unpack(data))
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
-@dataclass
-class Sums:
-    """Compares what a session pulls with what all lanes called and got acknowledged.
-
-    Under ASP a session is promised its own acknowledged pushes. Those of others it may miss while
-    it has not heard of a new view yet, and a server that was silent has not, either: the two of
-    them go on with the old one. Who pulls when all have heard must see everything.
-    """
-
-    pages: Sequence[Page]
-    own: int | None = None  # the lane of which all that is acknowledged must be there; None: all
-    found: list[str] = field(default_factory=list)
-    n_pulls: int = 0
-    last: Array = 0
-
-    def check(self, pull: Any, what: str) -> None:
-        """Pull; require acknowledged <= value <= called, and that no value goes back."""
-        least = np.array(
-            [
-                page["returned"] if self.own in (None, lane) else 0
-                for lane, page in enumerate(self.pages)
-            ]
-        )
-        values = pull()
-        most = np.array([page["called"] for page in self.pages])
-        self.n_pulls += 1
-        self._require(values >= least, f"{what}: acknowledged pushes are lost", values, least)
-        self._require(values <= most, f"{what}: more than was ever pushed", values, most)
-        self._require(values >= self.last, f"{what}: a value went back", values, self.last)
-        self.last = values
-
-    def must_be(self, values: Array, what: str) -> None:
-        """Nobody pushes any more, and all is acknowledged."""
-        called = np.array([page["called"] for page in self.pages])
-        self._require(values == called, f"{what}: not just what was pushed", values, called)
-
-    def _require(self, is_right: Array, what: str, values: Array, bound: Array) -> None:
-        if np.all(is_right) or len(self.found) >= FOUND_MAX:
-            return
-        wrong = np.argwhere(~is_right)
-        row, lane = wrong[0]
-        bounds = np.broadcast_to(bound, values.shape)
-        self.found.append(
-            f"{what}: {len(wrong)} values, for example key {KEYS[row]} (number {row}) of lane "
-            f"{lane}: {values[row, lane]:.0f} beside {bounds[row, lane]:.0f} "
-            f"at {time.monotonic():.3f}"
-        )
-
-
-def pages_in(folder: Path, n_lanes: int) -> list[Page]:
-    return [Page(folder / f"page-{lane}") for lane in range(n_lanes)]
-
-
-def lanes(client: fastps.Client, n_lanes: int) -> Any:
-    """The shared table. Of each key as many floats as there are lanes."""
-    return client.sparse_table(TABLE, row_shape=(n_lanes,), num_shards=N_SHARDS)
+PULL_EVERY, BALLAST_EVERY, OWN_EVERY = 8, 32, 64  # pushes
 
 
 def push_on(worker: Worker) -> dict[str, Any]:
@@ -152,47 +30,112 @@ def push_on(worker: Worker) -> dict[str, Any]:
 
     Arguments of the worker: n_lanes, window (pushes in flight), ballast (rows of another table).
     """
-    n_lanes, window = worker.arguments["n_lanes"], worker.arguments["window"]
-    n_ballast = worker.arguments["ballast"]
-    lane = worker.rank
     with fastps.connect(timeout=CALL_SECONDS) as client:
-        table = lanes(client, n_lanes)
+        pusher = Pusher(worker, client)
+        while not worker.said("stop") and len(pusher.sums.found) < FOUND_MAX:
+            pusher.turn()
+        pusher.end()
+        found = pusher.sums.found
+        return {"pushes": pusher.page["called"], "pulls": pusher.sums.n_pulls, "found": found}
+
+
+class Pusher:
+    """One worker."""
+
+    def __init__(self, worker: Worker, client: fastps.Client) -> None:
+        n_lanes = worker.arguments["n_lanes"]
+        self._client, self._lane = client, worker.rank
+        self._window = worker.arguments["window"]
+        self._table = client.sparse_table(TABLE, row_shape=(n_lanes,), num_shards=N_SHARDS)
+        self._known = fastps.KeySet(KEYS)  # servers may remember these, and be sent no keys
+        self._ones = np.zeros((N_KEYS, n_lanes), np.float32)
+        self._ones[:, self._lane] = 1
         pages = pages_in(worker.folder, n_lanes)
-        page, log, sums = pages[lane], Log(worker.folder / f"log-{lane}"), Sums(pages, lane)
-        ones = np.zeros((N_KEYS, n_lanes), np.float32)
-        ones[:, lane] = 1
-        ballast = client.sparse_table(BALLAST, row_shape=(BALLAST_WIDTH,), num_shards=N_SHARDS)
-        numbers = np.arange(n_ballast, dtype=np.uint64)
-        if lane == 0 and n_ballast:
-            ballast.push(numbers, np.ones((n_ballast, BALLAST_WIDTH), np.float32))
+        self.page, self.sums = pages[self._lane], Sums(pages, self._lane)
+        self._log = Log(worker.folder / f"log-{self._lane}")
+        self._flying: deque[tuple[float, Any]] = deque()
+        self._ballast = Ballast(client, worker.arguments["ballast"])
+        self._own = client.sparse_table(OWN, num_shards=N_SHARDS)
         client.barrier(timeout=CALL_SECONDS)
-        flying: deque[tuple[float, Any]] = deque()
-        known = fastps.KeySet(KEYS)  # servers may remember these, and be sent no keys
 
-        def land() -> None:
-            began, future = flying.popleft()
-            future.result(CALL_SECONDS)
-            page["returned"] += 1
-            log.append(Call(PUSH, began, time.monotonic()))
+    def turn(self) -> None:
+        """Push once, and sometimes do something else."""
+        self.page["called"] += 1
+        number = self.page["called"]
+        keys = self._known if number % 2 else KEYS
+        self._flying.append((time.monotonic(), self._table.push_async(keys, self._ones)))
+        if len(self._flying) >= self._window:
+            self._land()
+        if number % PULL_EVERY == 0:
+            began = time.monotonic()
+            keys = self._known if number % (2 * PULL_EVERY) else KEYS
+            self.sums.check(functools.partial(self._table.pull, keys), f"worker {self._lane}")
+            self._log.append(Call(PULL, began, time.monotonic()))
+        if number % BALLAST_EVERY == 0:
+            self._ballast.push()
+        if number % OWN_EVERY == 0:
+            self._assign_and_remove(number)
 
-        while not worker.said("stop") and len(sums.found) < FOUND_MAX:
-            page["called"] += 1
-            keys = known if page["called"] % 2 else KEYS
-            flying.append((time.monotonic(), table.push_async(keys, ones)))
-            if len(flying) >= window:
-                land()
-            if page["called"] % PULL_EVERY == 0:
-                began = time.monotonic()
-                keys = known if page["called"] % (2 * PULL_EVERY) else KEYS
-                sums.check(functools.partial(table.pull, keys), f"worker {lane}")
-                log.append(Call(PULL, began, time.monotonic()))
-        client.flush()
-        while flying:
-            land()
-        page["done"] = 1
-        client.barrier(timeout=CALL_SECONDS)
-        sums.must_be(table.pull(KEYS), f"worker {lane} at the end")
-        if len(ballast) != n_ballast or not np.all(ballast.pull(numbers) == 1):
-            sums.found.append(f"worker {lane}: the ballast has changed, {len(ballast)} rows")
-        client.barrier(timeout=CALL_SECONDS)
-        return {"pushes": page["called"], "pulls": sums.n_pulls, "found": sums.found}
+    def end(self) -> None:
+        """Wait for all that was pushed, and for the others; compare everything."""
+        self._client.flush()
+        while self._flying:
+            self._land()
+        self._client.barrier(timeout=CALL_SECONDS)
+        what = f"worker {self._lane} at the end"
+        self.sums.must_be(self._table.pull(KEYS), what)
+        self._must(len(self._own) == 0, f"{what}: rows are left that were removed")
+        wrong = self._ballast.wrong()
+        self._must(not wrong, f"{what}: {wrong} rows of the ballast are not what was pushed")
+        self._client.barrier(timeout=CALL_SECONDS)
+
+    def _land(self) -> None:
+        began, future = self._flying.popleft()
+        future.result(CALL_SECONDS)
+        self.page["returned"] += 1
+        self._log.append(Call(PUSH, began, time.monotonic()))
+
+    def _assign_and_remove(self, number: int) -> None:
+        """Make rows of this worker alone and remove them; answers may not come from a repeat."""
+        own, keys = self._own, KEYS[:8] + np.uint64(1 + self._lane)
+        own.assign(keys, np.full(keys.size, number, np.float32))
+        values = own.pull(keys)
+        self._must(np.all(values == number), f"assigned {number}, found {values.tolist()}")
+        for expected in (keys.size, 0):
+            removed = own.remove(keys)
+            self._must(removed == expected, f"{removed} rows removed, not {expected}")
+        self._must(not own.contains(keys).any(), "rows are there that were removed")
+
+    def _must(self, is_right: Any, what: str) -> None:
+        if not is_right:
+            self.sums.found.append(f"{what} (worker {self._lane}, {time.monotonic():.3f})")
+
+
+class Ballast:
+    """A table that makes copies take their time. Each worker pushes 1 to some rows of its lane."""
+
+    def __init__(self, client: fastps.Client, n_rows: int) -> None:
+        self._table = client.sparse_table(BALLAST, row_shape=(BALLAST_WIDTH,), num_shards=N_SHARDS)
+        self._lane = client.rank
+        self._random = np.random.default_rng(client.rank)
+        self._numbers = np.arange(n_rows, dtype=np.uint64)
+        self._expected = np.zeros(n_rows, np.float32)
+        self._ones = np.zeros((BALLAST_KEYS, BALLAST_WIDTH), np.float32)
+        self._ones[:, self._lane] = 1
+        if self._lane == 0 and n_rows:
+            self._table.push(self._numbers, np.ones((n_rows, BALLAST_WIDTH), np.float32))
+
+    def push(self) -> None:
+        """Start a push; the client's flush waits for it."""
+        if not self._numbers.size:
+            return
+        keys = self._random.integers(0, self._numbers.size, BALLAST_KEYS)
+        self._table.push_async(keys, self._ones)
+        np.add.at(self._expected, keys, 1)
+
+    def wrong(self) -> int:
+        """How many rows are there that should not be, or hold something else."""
+        if len(self._table) != self._numbers.size:
+            return abs(len(self._table) - self._numbers.size)
+        values = self._table.pull(self._numbers)[:, self._lane]
+        return int(np.count_nonzero(values != self._expected + 1))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from job_health import percentiles
-from pushing_workers import N_KEYS, PULL, PUSH, Call, Log, Page, Sums, pages_in
+from lane_sums import N_KEYS, PULL, PUSH, Call, Log, Page, Sums, pages_in
 
 
 @pytest.fixture
