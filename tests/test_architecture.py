@@ -47,7 +47,14 @@ PURE_PYTHON = sorted(set((PYTHON / "scheduler").glob("*.py")) - {PYTHON / "sched
 PURE_CPP = {
     *("client/batch", "client/key_batch", "client/range_batch", "client/shard_plan"),
     *("client/in_flight", "client/traffic", "client/joined_reply"),
-    *("server/chain_node", "server/shard_chain", "store/entry", "store/shard_image"),
+    *(
+        "server/chain_node",
+        "server/chain_entries",
+        "server/chain_fill",
+        "server/shard_chain",
+        "store/entry",
+        "store/shard_image",
+    ),
     *("wire/chain_messages", "wire/codec", "wire/map_codec", "wire/notices", "wire/reports"),
 }
 IMPURE_MODULES = {"asyncio", "random", "secrets", "select", "socket", "subprocess", "threading"}
