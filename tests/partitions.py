@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,30 +58,11 @@ class SpreadJob:
         self._processes: list[subprocess.Popen[bytes]] = []
         (folder / "script.py").write_text(SCRIPT)
         (folder / "arguments.pickle").write_bytes(pickle.dumps(arguments))
-        kept = [each for each in options if not each.startswith("--max-restarts")]
-        bind = f"tcp://{network.address('scheduler')}:*"
-        fastps = [sys.executable, "-m", "fastps"]
-        shape = [f"--servers={servers}", f"--workers={workers}", *kept]
-        command = [*fastps, "scheduler", f"--address={bind}", *shape]
-        self.launcher = self._start("scheduler", command)
-        self.scheduler = self._ready("scheduler")
-        for number in range(servers):
-            host = f"server{number}"
-            options = (f"--scheduler={self.scheduler}", f"--data-threads={data_threads}")
-            bind = f"--bind=tcp://{network.address(host)}:*"
-            self._start(host, [*fastps, "server", *options, bind])
-        self.hosts = {self._process_of(f"server{n}"): f"server{n}" for n in range(servers)}
-        self._of_workers = [
-            self._start(
-                f"worker{rank}",
-                [sys.executable, str(folder / "script.py")],
-                FASTPS_SCHEDULER=self.scheduler,
-                FASTPS_RANK=str(rank),
-                FASTPS_NUM_WORKERS=str(workers),
-                FASTPS_GROUP="default",
-            )
-            for rank in range(workers)
-        ]
+        try:
+            self._start_all(options, servers, data_threads)
+        except BaseException:
+            self.__exit__()
+            raise
 
     @property
     def err(self) -> str:
@@ -109,6 +90,32 @@ class SpreadJob:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+
+    def _start_all(self, options: Sequence[str], servers: int, data_threads: int) -> None:
+        kept = [each for each in options if not each.startswith("--max-restarts")]
+        bind = f"tcp://{self._network.address('scheduler')}:*"
+        fastps = [sys.executable, "-m", "fastps"]
+        shape = [f"--servers={servers}", f"--workers={self._workers}", *kept]
+        command = [*fastps, "scheduler", f"--address={bind}", *shape]
+        self.launcher = self._start("scheduler", command)
+        self.scheduler = self._ready("scheduler")
+        for number in range(servers):
+            host = f"server{number}"
+            more = (f"--scheduler={self.scheduler}", f"--data-threads={data_threads}")
+            bind = f"--bind=tcp://{self._network.address(host)}:*"
+            self._start(host, [*fastps, "server", *more, bind])
+        self.hosts = {self._process_of(f"server{n}"): f"server{n}" for n in range(servers)}
+        self._of_workers = [
+            self._start(
+                f"worker{rank}",
+                [sys.executable, str(self._folder / "script.py")],
+                FASTPS_SCHEDULER=self.scheduler,
+                FASTPS_RANK=str(rank),
+                FASTPS_NUM_WORKERS=str(self._workers),
+                FASTPS_GROUP="default",
+            )
+            for rank in range(self._workers)
+        ]
 
     def _start(self, host: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         folders = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
