@@ -431,6 +431,9 @@ void ChainVictim::CheckSent(Node& node, std::span<const std::vector<std::byte>> 
     const ShardChain* const chain = node.chains.Find(entry.table, entry.shard);
     FASTPS_CHECK(chain != nullptr && chain->view.number == entry.view);
     FASTPS_CHECK(entry.index <= chain->index && chain->successor());
+    // Without keys nobody knows whose values these are.
+    const bool needs_keys = entry.op == uint8_t(Op::kPush) || entry.op == uint8_t(Op::kAssign);
+    FASTPS_CHECK(!needs_keys || entry.n_values == 0 || entry.n_keys != 0);
     ApplyIndex& before = last[{entry.table, entry.shard}];
     FASTPS_CHECK(before == ApplyIndex(0) || entry.index.value == before.value + 1);
     before = entry.index;
