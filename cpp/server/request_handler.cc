@@ -211,7 +211,8 @@ void RequestHandler::CloseRounds(RoundsNotice notice) {
 }
 
 void RequestHandler::FoldClosed() {
-  for (const auto& [id, table] : snapshot()->tables) {
+  const std::shared_ptr<const Snapshot> snapshot = this->snapshot();
+  for (const auto& [id, table] : snapshot->tables) {
     if (!table->spec->rounds) continue;
     for (const auto& shard : table->shards) {
       if (shard != nullptr) shard->FoldClosed();

@@ -112,8 +112,9 @@ class DataThread {
       node_.FoldClosed(NowMs());
       node_.NoteSettled();
     }
-    std::erase_if(successors_, [this](const auto& each) {
-      const ServerInfo* const server = handler_.snapshot()->map->FindServer(each.first.first);
+    const std::shared_ptr<const Snapshot> snapshot = handler_.snapshot();
+    std::erase_if(successors_, [&](const auto& each) {
+      const ServerInfo* const server = snapshot->map->FindServer(each.first.first);
       return server == nullptr || server->lost;
     });
     SendOut();
@@ -154,7 +155,8 @@ class DataThread {
       if (down.anew) successors_.erase(address);
       auto found = successors_.find(address);
       if (found == successors_.end()) {
-        const ServerInfo* const server = handler_.snapshot()->map->FindServer(down.server);
+        const std::shared_ptr<const Snapshot> snapshot = handler_.snapshot();
+        const ServerInfo* const server = snapshot->map->FindServer(down.server);
         if (server == nullptr || down.thread.value >= server->chain_endpoints.size()) continue;
         found = successors_.emplace(address, ZmqSocket(runtime_, kZmqDealer)).first;
         // Fails only for an endpoint of wrong form; the silence that follows is reported.
