@@ -85,6 +85,7 @@ RoundsNotice Closer::RoundsAfter(uint64_t heard) {
   const uint64_t first = heard - std::min<uint64_t>(heard, random_() % 3);
   const uint64_t last = std::min<uint64_t>(log_.size(), heard + kRoundsInNotice);
   notice.first_number = first + 1;
+  notice.forgotten = n_settled_;
   for (uint64_t i = first; i < last; ++i) notice.rounds.push_back(log_[i].round);
   notice.map_version = log_[last - 1].map_version;
   return notice;

@@ -35,13 +35,14 @@ Status Ground::StartServers(const std::string& libzmq, uint32_t n_servers, uint3
     scheduler_ = scheduler_socket_->LastEndpoint();
   }
   for (uint32_t i = 0; i < n_servers; ++i) {
-    ServerInfo info{ServerId(i), boot_ids[i], false, {}};
+    ServerInfo info{ServerId(i), boot_ids[i], false, {}, {}};
     if (runtime_ != nullptr) {
       Status status;
       servers_.push_back(
           Server::Create(*runtime_, boot_ids[i], "tcp://127.0.0.1:*", data_threads, &status));
       if (!status.ok()) return status;
       info.endpoints = servers_.back()->endpoints();
+      info.chain_endpoints = servers_.back()->chain_endpoints();
     }
     map->servers.push_back(std::move(info));
   }
@@ -166,10 +167,18 @@ TableSpec Ground::AddTable(TableSpec spec) {
     spec.id = TableId(++n_tables_);
     // No round can be closed after this was read that rests on a former map: see Closer::Advance.
     if (spec.rounds) spec.rounds->first = closer_->closed(spec.rounds->group);
+    const size_t n_servers = map.servers.size();
+    // Inside one process there are no copies.
+    if (runtime_ != nullptr) spec.replication = static_cast<uint8_t>(1 + spec.id.value % n_servers);
     TableRoute route{spec, {}};
     for (uint32_t shard = 0; shard < spec.num_shards; ++shard) {
-      const ServerId server = map.servers[shard % map.servers.size()].id;
-      route.views.push_back({.number = ViewNumber(1), .members = {server}, .n_members = 1});
+      ShardView view;
+      view.number = ViewNumber(1);
+      while (view.n_members < spec.replication) {
+        view.members[view.n_members] = map.servers[(shard + view.n_members) % n_servers].id;
+        ++view.n_members;
+      }
+      route.views.push_back(view);
     }
     map.tables.push_back(std::move(route));
   });
@@ -180,6 +189,32 @@ void Ground::DropTable(TableId table) {
   Publish([table](ClusterMap& map) {
     std::erase_if(map.tables, [table](const TableRoute& route) { return route.spec.id == table; });
   });
+}
+
+uint32_t Ground::NumShards(TableId table) const { return map()->FindTable(table)->spec.num_shards; }
+
+ShardView Ground::ViewOf(TableId table, ShardId shard) const {
+  return map()->FindTable(table)->views[shard.value];
+}
+
+MapVersion Ground::ChangeView(TableId table, ShardId shard,
+                              const std::function<void(ShardView&)>& change) {
+  MapVersion version;
+  Publish([&](ClusterMap& map) {
+    const auto route =
+        std::ranges::find(map.tables, table, [](const TableRoute& each) { return each.spec.id; });
+    change(route->views[shard.value]);
+    version = map.version;
+  });
+  return version;
+}
+
+std::optional<std::pair<MapVersion, ShardProgress>> Ground::LastReport(ServerId server,
+                                                                       TableId table,
+                                                                       ShardId shard) const {
+  MutexLock lock(mutex_);
+  const auto found = reports_.find({server, table, shard});
+  return found == reports_.end() ? std::nullopt : std::optional(found->second);
 }
 
 }  // namespace fastps::stress

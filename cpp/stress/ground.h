@@ -5,10 +5,14 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "base/mutex.h"
@@ -20,6 +24,7 @@
 #include "stress/closer.h"
 #include "transport/waker.h"
 #include "transport/zmq_socket.h"
+#include "wire/reports.h"
 
 namespace fastps::stress {
 
@@ -45,6 +50,15 @@ class Ground {
   TableSpec AddTable(TableSpec spec);
   void DropTable(TableId table);
 
+  uint32_t NumShards(TableId table) const;
+  ShardView ViewOf(TableId table, ShardId shard) const;
+  // Publishes a map with another view of a shard, and returns its version.
+  MapVersion ChangeView(TableId table, ShardId shard,
+                        const std::function<void(ShardView&)>& change);
+  // What a server said last of a shard, and with which map.
+  std::optional<std::pair<MapVersion, ShardProgress>> LastReport(ServerId server, TableId table,
+                                                                 ShardId shard) const;
+
   Closer& closer() { return *closer_; }
   MapVersion map_version() const;
   uint64_t n_refused() const;  // messages that a server could not decode
@@ -62,6 +76,7 @@ class Ground {
   // ground_scheduler.cc
   void RunScheduler();
   void TakeHeartbeats(InMessage* message);
+  void TakeReport(Bytes frame);
   void SendNews();
   void GiveNews();  // embedded
 
@@ -91,6 +106,8 @@ class Ground {
   mutable Mutex mutex_;
   std::shared_ptr<const ClusterMap> map_ FASTPS_GUARDED_BY(mutex_);
   std::map<SessionId, std::weak_ptr<Client>> clients_ FASTPS_GUARDED_BY(mutex_);
+  std::map<std::tuple<ServerId, TableId, ShardId>, std::pair<MapVersion, ShardProgress>> reports_
+      FASTPS_GUARDED_BY(mutex_);
   std::atomic<uint64_t> installed_{0};  // the newest map that every embedded server has
   std::atomic<uint32_t> n_tables_{0};   // ever made; counted while map_ is changed
 };

@@ -46,7 +46,10 @@ void Ground::TakeHeartbeats(InMessage* message) {
   while (scheduler_socket_->Receive(message)) {
     if (message->frames().size() != 2) continue;
     const std::optional<Heartbeat> heartbeat = DecodeHeartbeat(message->frames()[1]);
-    if (!heartbeat) continue;
+    if (!heartbeat) {
+      TakeReport(message->frames()[1]);
+      continue;
+    }
     Peer& peer = peers_[AddressOf(message->frames()[0])];
     peer.last = *heartbeat;
     // What it does not say that it heard is sent again.
@@ -58,6 +61,15 @@ void Ground::TakeHeartbeats(InMessage* message) {
       if (heartbeat->heard < peer.sent_notice.first) peer.sent_notice = {};
       closer_->EndSteps(SessionId(heartbeat->id), heartbeat->clock);
     }
+  }
+}
+
+void Ground::TakeReport(Bytes frame) {
+  const std::optional<Report> report = DecodeReport(frame);
+  if (!report) return;
+  MutexLock lock(mutex_);
+  for (const ShardProgress& shard : report->shards) {
+    reports_[{report->server, shard.table, shard.shard}] = {report->map_version, shard};
   }
 }
 

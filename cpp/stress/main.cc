@@ -1,6 +1,7 @@
 // The stress test: many threads use clients in every way at once, in steps under BSP and without
 // any, while sessions and tables come and go; in the end the sums must be exact. Meant for
 // sanitizers, which find the races on the way.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -14,12 +15,14 @@
 #include "stress/ground.h"
 #include "stress/round_field.h"
 #include "stress/sessions.h"
+#include "stress/views.h"
 #include "stress/worker.h"
 
 namespace fastps::stress {
 namespace {
 
-constexpr uint32_t kServers = 2;
+constexpr uint32_t kServers = 2;       // inside one process
+constexpr uint32_t kChainServers = 3;  // over sockets: tables have one, two or three copies
 constexpr uint32_t kDataThreads = 2;
 constexpr size_t kClients = 2;
 
@@ -73,14 +76,15 @@ void RunTables(Field& field, int64_t until_ms) {
 
 int Run(const Options& options) {
   Status status;
-  const std::unique_ptr<Ground> ground =
-      Ground::Create(options.libzmq, kServers, kDataThreads, &status);
+  const std::unique_ptr<Ground> ground = Ground::Create(
+      options.libzmq, options.libzmq.empty() ? kServers : kChainServers, kDataThreads, &status);
   if (ground == nullptr) {
     std::fprintf(stderr, "stress: %s\n", status.message().c_str());
     return 2;
   }
   Field field(ground.get(), options.n_threads + 1);
   RoundField rounds(field);
+  std::atomic<uint64_t> n_views{0};
   const int64_t begin_ms = NowMs();
   const int64_t until_ms = begin_ms + static_cast<int64_t>(options.seconds * 1000);
   {
@@ -104,6 +108,11 @@ int Run(const Options& options) {
         [&] { RunGuests(field, options.n_threads, options.seed * 1'000'000, until_ms); });
     threads.emplace_back([&] { RunTables(field, until_ms); });
     threads.emplace_back([&] { rounds.ComeAndGo(*clients[0], until_ms); });
+    threads.emplace_back([&] {
+      std::vector<TableId> tables = {field.sums, field.scalars, field.dense, field.wild};
+      for (const auto& table : rounds.tables()) tables.push_back(table->spec.id);
+      n_views = RunViews(field, tables, options.seed, until_ms);
+    });
     for (uint32_t rank = 0; rank < kSlots.value; ++rank) {
       const uint64_t seed = options.seed * 1000 + 500 + rank;
       threads.emplace_back([&, rank, seed] { RunSessions(rounds, Rank(rank), seed, until_ms); });
@@ -127,10 +136,12 @@ int Run(const Options& options) {
       number(ground->closer().closed(kGroup).value), number(ground->closer().n_left_out()),
       number(rounds.n_pushes), number(rounds.n_late), number(rounds.n_pulls),
       number(rounds.n_exact));
-  std::printf("stress: %s, %u threads, %.1f s: %llu calls, %llu maps, %llu failures\n",
-              options.libzmq.empty() ? "embedded" : "sockets", options.n_threads,
-              static_cast<double>(NowMs() - begin_ms) / 1000, number(field.n_calls),
-              number(ground->map_version().value), number(field.n_failures));
+  std::printf(
+      "stress: %s, %u threads, %.1f s: %llu calls, %llu maps, %llu views "
+      "of chains, %llu failures\n",
+      options.libzmq.empty() ? "embedded" : "sockets", options.n_threads,
+      static_cast<double>(NowMs() - begin_ms) / 1000, number(field.n_calls),
+      number(ground->map_version().value), number(n_views), number(field.n_failures));
   return field.n_failures == 0 ? 0 : 1;
 }
 
