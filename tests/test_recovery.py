@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastps.scheduler import messages as m
@@ -385,6 +385,7 @@ class Story:
 
 
 @pytest.mark.timeout(300)
+@settings(deadline=None)
 @given(st.lists(STEPS, max_size=60), st.sampled_from([None, 0, 1]))
 def test_whatever_happened_nothing_that_was_said_is_taken_back(
     steps: list[tuple[str, int, bool]], backup: int | None

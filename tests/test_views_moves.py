@@ -237,6 +237,23 @@ def test_a_leave_never_costs_a_copy() -> None:
     assert fleet.status()["servers"][2]["state"] == "retired"
 
 
+def test_who_comes_when_enough_are_here_leaves() -> None:
+    """A server that was told to leave is killed, and its process is started again."""
+    fleet = Fleet(servers=3, copies=2, shards=16)
+    fleet.answer(m.ScaleServers(2))
+    fleet.kill(2, final=False)
+    assert fleet.start() == 3
+    assert fleet.records[-1] == r.ServersScaled(2, (3,))
+    fleet.run(10)
+    states = [server["state"] for server in fleet.status()["servers"]]
+    assert states == ["alive", "alive", "lost (exit)", "retired"]
+    assert fleet.is_full()
+    # A job that nobody scaled keeps what is started by hand.
+    fleet = Fleet(servers=2, copies=2, shards=16)
+    fleet.start()
+    assert not any(each.leaving for each in fleet.state.servers.all())
+
+
 def test_those_that_leave_stay_when_nobody_else_is_left() -> None:
     """The server that was to stay had died before, and nobody had noticed."""
     fleet = Fleet(servers=3, copies=1, shards=12)

@@ -114,6 +114,7 @@ class Servers:
     def __init__(self, expected: int, now: float, patience: float, is_judged: bool = True) -> None:
         self.expected = expected
         self.wanted = expected
+        self.was_scaled = False
         self.outstanding = expected
         self.changes = 0
         self._patience = patience
@@ -184,6 +185,7 @@ class Servers:
     def scale(self, wanted: int, leaving: tuple[int, ...]) -> None:
         """Want so many servers; exactly these are told to leave."""
         self.wanted = wanted
+        self.was_scaled = True
         for server in self._servers:
             server.told_to_leave = server.server_id in leaving
         self._changed()
@@ -202,6 +204,14 @@ class Servers:
         if wanted == self.wanted:
             leaving.update(self.told_to_leave())
         return tuple(sorted(leaving))
+
+    def excess(self) -> tuple[int, ...]:
+        """Return the newest of those that stay, as far as they are more than were asked for.
+
+        Only a job that was scaled has an opinion: who starts servers by hand gets to keep them.
+        """
+        staying = [each.server_id for each in self.alive() if not each.told_to_leave]
+        return tuple(staying[self.wanted :]) if self.was_scaled else ()
 
     def _changed(self) -> None:
         """Take note that a server came, went, came back, or was told to leave."""

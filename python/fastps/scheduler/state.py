@@ -150,6 +150,7 @@ class SchedulerState(Facts):
         if isinstance(member, Server):
             if self.servers.heard(member, now):
                 self.bump()
+                self._send_excess_away()
             member.rows = beat.rows
             actions += self._publisher.late_rounds(member, beat, now)
             return self._finish(actions, now)
@@ -264,6 +265,7 @@ class SchedulerState(Facts):
                     server.chain_endpoints,
                 )
             )
+            self._send_excess_away()
         registered = m.Registered(
             server.server_id, self.cluster_id, self.epoch, self.incarnation, server.rounds_heard
         )
@@ -294,9 +296,18 @@ class SchedulerState(Facts):
             )
         leaving = self.servers.surplus(wanted)
         if (wanted, leaving) != (self.servers.wanted, self.servers.told_to_leave()):
-            self.servers.scale(wanted, leaving)
-            self.record(ServersScaled(wanted, leaving))
+            self._scale_to(wanted, leaving)
         return [Reply(*ticket, m.Done())]
+
+    def _scale_to(self, wanted: int, leaving: tuple[int, ...]) -> None:
+        self.servers.scale(wanted, leaving)
+        self.record(ServersScaled(wanted, leaving))
+
+    def _send_excess_away(self) -> None:
+        """Tell servers to leave that came, or came back, when enough were here."""
+        excess = self.servers.excess()
+        if excess:
+            self._scale_to(self.servers.wanted, tuple(sorted(self.servers.told_to_leave() + excess)))
 
     def _shutdown(self, ticket: Ticket, asked: m.Shutdown, now: float) -> list[Action]:
         return [Reply(*ticket, m.Done()), Stop()]
