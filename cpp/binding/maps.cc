@@ -22,11 +22,10 @@ namespace fastps {
 namespace {
 
 // (id, boot_id, lost, endpoints, chain_endpoints)
-using ServerTuple = std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>,
-                               std::vector<std::string>>;
+using ServerTuple =
+    std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>, std::vector<std::string>>;
 // (number, chain, sealed, read_only, joiner)
-using ViewTuple =
-    std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
+using ViewTuple = std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
 
 ShardView ViewOfTuple(const ViewTuple& tuple) {
   const auto& [number, chain, sealed, read_only, joiner] = tuple;
@@ -191,15 +190,15 @@ void BindMaps(py::module_& m) {
       .def_property_readonly("silent",
                              [](const Report& r) {
                                std::vector<uint32_t> silent;
-                               for (const ServerId server : r.silent) silent.push_back(server.value);
+                               for (const ServerId server : r.silent)
+                                 silent.push_back(server.value);
                                return silent;
                              })
       .def_property_readonly("shards", [](const Report& r) {
         std::vector<ProgressTuple> shards;
         for (const ShardProgress& shard : r.shards) {
           shards.emplace_back(shard.table.value, shard.shard.value, shard.view.value,
-                              shard.index.value, shard.folded.value,
-                              static_cast<int>(shard.state));
+                              shard.index.value, shard.folded.value, static_cast<int>(shard.state));
         }
         return shards;
       });

@@ -21,8 +21,8 @@ namespace fastps {
 struct ServerInfo {
   ServerId id;
   BootId boot_id;
-  bool lost = false;                   // it will not answer again; what only it held is lost
-  std::vector<std::string> endpoints;  // one per data thread; empty when embedded
+  bool lost = false;                         // it will not answer again; what only it held is lost
+  std::vector<std::string> endpoints;        // one per data thread; empty when embedded
   std::vector<std::string> chain_endpoints;  // where predecessors in chains send to, as above
 };
 
@@ -31,9 +31,9 @@ struct ServerInfo {
 struct ShardView {
   ViewNumber number;
   std::array<ServerId, limits::kReplicationMax> members{};
-  uint8_t n_members = 0;           // at least 1
-  bool sealed = false;             // about to change: the head takes nothing, the tail answers nothing
-  bool read_only = false;          // too few copies to take writes
+  uint8_t n_members = 0;   // at least 1
+  bool sealed = false;     // about to change: the head takes nothing, the tail answers nothing
+  bool read_only = false;  // too few copies to take writes
   std::optional<ServerId> joiner;  // is being filled by the tail
 
   std::span<const ServerId> chain() const { return {members.data(), n_members}; }

@@ -23,8 +23,7 @@ class ControlLink {
   ControlLink(const ZmqRuntime& runtime, std::string scheduler,
               std::function<Heartbeat()> heartbeat,
               std::function<void(std::shared_ptr<const ClusterMap>)> on_map,
-              std::function<void(Bytes frame)> on_notice,
-              std::function<std::string()> report = {});
+              std::function<void(Bytes frame)> on_notice, std::function<std::string()> report = {});
   ~ControlLink();  // stops the thread
 
   // Sends a heartbeat now, beside those at their times. Any thread.

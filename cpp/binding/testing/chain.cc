@@ -117,8 +117,12 @@ class ChainServer {
   }
 
   py::object ReportFrame() {
-    Report report{handler_.snapshot()->map->cluster_id, ServerId(id_), handler_.boot_id(),
-                  node_.map_version(), {}, {}};
+    Report report{handler_.snapshot()->map->cluster_id,
+                  ServerId(id_),
+                  handler_.boot_id(),
+                  node_.map_version(),
+                  {},
+                  {}};
     node_.AddToReport(&report);
     if (report.shards.empty() && report.silent.empty()) return py::none();
     return py::bytes(EncodeReport(report));
@@ -139,7 +143,7 @@ class ChainServer {
 
   // (view, index, folded, digest) of a member or filled joiner.
   std::optional<std::tuple<uint32_t, uint64_t, uint64_t, uint64_t>> DigestOf(uint32_t table,
-                                                                              uint32_t shard) {
+                                                                             uint32_t shard) {
     const ShardChain* const chain = node_.Find(TableId(table), ShardId(shard));
     if (chain == nullptr || (chain->is_joiner && !chain->is_filled)) return std::nullopt;
     const std::shared_ptr<const Snapshot> snapshot = handler_.snapshot();

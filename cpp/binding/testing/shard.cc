@@ -250,7 +250,8 @@ void BindShard(py::module_& m) {
       .def("apply_fold", &ShardUnderTest::ApplyFold, py::arg("index"), py::arg("round"),
            py::arg("sessions"), "What became of it.")
       .def(
-          "set_leads", [](ShardUnderTest& s, bool leads, bool logs) { s.shard().SetLeads(leads, logs); },
+          "set_leads",
+          [](ShardUnderTest& s, bool leads, bool logs) { s.shard().SetLeads(leads, logs); },
           py::arg("leads"), py::arg("logs"))
       .def("apply_entry", &ShardUnderTest::ApplyEntry, py::arg("index"), py::arg("session"),
            py::arg("sequence"), py::arg("kind"), py::arg("code"), py::arg("detail"),

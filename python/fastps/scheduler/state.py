@@ -307,7 +307,9 @@ class SchedulerState(Facts):
         """Tell servers to leave that came, or came back, when enough were here."""
         excess = self.servers.excess()
         if excess:
-            self._scale_to(self.servers.wanted, tuple(sorted(self.servers.told_to_leave() + excess)))
+            self._scale_to(
+                self.servers.wanted, tuple(sorted(self.servers.told_to_leave() + excess))
+            )
 
     def _shutdown(self, ticket: Ticket, asked: m.Shutdown, now: float) -> list[Action]:
         return [Reply(*ticket, m.Done()), Stop()]
