@@ -108,11 +108,13 @@ int Run(const Options& options) {
         [&] { RunGuests(field, options.n_threads, options.seed * 1'000'000, until_ms); });
     threads.emplace_back([&] { RunTables(field, until_ms); });
     threads.emplace_back([&] { rounds.ComeAndGo(*clients[0], until_ms); });
-    threads.emplace_back([&] {
-      std::vector<TableId> tables = {field.sums, field.scalars, field.dense, field.wild};
-      for (const auto& table : rounds.tables()) tables.push_back(table->spec.id);
-      n_views = RunViews(field, tables, options.seed, until_ms);
-    });
+    if (!options.libzmq.empty()) {
+      threads.emplace_back([&] {
+        std::vector<TableId> tables = {field.sums, field.scalars, field.dense, field.wild};
+        for (const auto& table : rounds.tables()) tables.push_back(table->spec.id);
+        n_views = RunViews(field, tables, kChainServers, options.seed, until_ms);
+      });
+    }
     for (uint32_t rank = 0; rank < kSlots.value; ++rank) {
       const uint64_t seed = options.seed * 1000 + 500 + rank;
       threads.emplace_back([&, rank, seed] { RunSessions(rounds, Rank(rank), seed, until_ms); });

@@ -92,35 +92,42 @@ class Changer {
 
 }  // namespace
 
-uint64_t RunViews(Field& field, const std::vector<TableId>& tables, uint64_t seed,
-                  int64_t until_ms) {
+uint64_t RunViews(Field& field, const std::vector<TableId>& tables, uint32_t n_servers,
+                  uint64_t seed, int64_t until_ms) {
   std::vector<Where> shards;
   for (const TableId table : tables) {
     for (uint32_t shard = 0; shard < field.ground->NumShards(table); ++shard) {
-      if (field.ground->ViewOf(table, ShardId(shard)).n_members > 1) {
-        shards.push_back({table, ShardId(shard)});
-      }
+      shards.push_back({table, ShardId(shard)});
     }
   }
   uint64_t n_views = 0;
   std::mt19937_64 random(seed);
-  while (!shards.empty() && NowMs() < until_ms) {
+  while (NowMs() < until_ms) {
     const Where where = shards[random() % shards.size()];
     const ShardView view = field.ground->ViewOf(where.table, where.shard);
     std::vector<ServerId> members(view.chain().begin(), view.chain().end());
-    const auto gone = members.begin() + static_cast<std::ptrdiff_t>(random() % members.size());
-    const ServerId leaver = *gone;
-    members.erase(gone);
     Changer changer(field, where, until_ms);
-    if (!changer.Seal(members, false)) break;
-    changer.Commit(members);
-    std::this_thread::sleep_for(std::chrono::milliseconds(random() % kPauseMs));
-    if (!changer.Fill(leaver)) break;
+    ServerId joiner;
+    if (members.size() > 1) {
+      const auto gone = members.begin() + static_cast<std::ptrdiff_t>(random() % members.size());
+      joiner = *gone;
+      members.erase(gone);
+      if (!changer.Seal(members, false)) break;
+      changer.Commit(members);
+      ++n_views;
+      std::this_thread::sleep_for(std::chrono::milliseconds(random() % kPauseMs));
+    } else {
+      joiner = ServerId(
+          static_cast<uint32_t>((members[0].value + 1 + random() % (n_servers - 1)) % n_servers));
+    }
+    if (!changer.Fill(joiner)) break;
+    const bool moves = view.n_members == 1;
     members.insert(members.begin() + static_cast<std::ptrdiff_t>(random() % (members.size() + 1)),
-                   leaver);
+                   joiner);
     if (!changer.Seal(members, true)) break;
+    if (moves) members = {joiner};
     changer.Commit(members);
-    n_views += 2;
+    ++n_views;
     std::this_thread::sleep_for(std::chrono::milliseconds(random() % kPauseMs));
   }
   return n_views;
