@@ -13,7 +13,7 @@ from typing import Any
 
 from fastps.errors import FastPSError
 from job_health import pick
-from jobs import paused, until
+from jobs import is_running, paused, until
 from push_load import Load, Report, faults
 
 BACK_SECONDS = 30.0
@@ -125,7 +125,10 @@ KINDS = {
 
 
 def _has_copies(load: Load) -> bool:
-    status = load.health.status()
-    return len(load.health.alive()) >= 2 and not any(
-        each["redundancy"]["missing"] for each in status["tables"]
+    """Whether another server may die. A new scheduler does not know yet who died before it."""
+    status, alive = load.health.status(), load.health.alive()
+    return (
+        len(alive) >= 2
+        and all(is_running(each["pid"]) for each in alive)
+        and not any(each["redundancy"]["missing"] for each in status["tables"])
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class Load:
         seconds_max: float = 7200.0,
         start: Callable[..., Any] = Job,
     ) -> None:
-        folder = folder / "load"
+        folder = self._folder = folder / "load"
         folder.mkdir(parents=True)  # pages of another run would say what is not so
         pages_in(folder, workers)
         self.job = start(
@@ -138,7 +139,7 @@ class Load:
         """
 
         def all_firsts() -> list[list[Call]] | None:
-            must_run(self.job)
+            self.must_go_on()
             found = self.pushes(since)
             return found if all(found) else None
 
@@ -147,6 +148,12 @@ class Load:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.health.describe()}") from None
         return max(calls[0].ended for calls in found) - since
+
+    def must_go_on(self) -> None:
+        """Require that the job runs and no worker has failed."""
+        must_run(self.job)
+        for path in self._folder.glob("failed-*.event"):
+            raise AssertionError(f"{path.stem}: {pickle.loads(path.read_bytes())}")
 
     def check(self, what: str) -> None:
         """Pull all rows here, from outside the group, and compare."""
@@ -175,6 +182,7 @@ class Load:
 
 def calm(load: Load, rest: float) -> float:
     """Wait for full redundancy, then for some load; return the pushes per second meanwhile."""
+    load.must_go_on()
     load.health.wait_until_full()
     began = time.monotonic()
     time.sleep(rest)

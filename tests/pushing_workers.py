@@ -31,10 +31,15 @@ def push_on(worker: Worker) -> dict[str, Any]:
     Arguments of the worker: n_lanes, window (pushes in flight), ballast (rows of another table).
     """
     with fastps.connect(timeout=CALL_SECONDS) as client:
-        pusher = Pusher(worker, client)
-        while not worker.said("stop") and len(pusher.sums.found) < FOUND_MAX:
-            pusher.turn()
-        pusher.end()
+        try:
+            pusher = Pusher(worker, client)
+            while not worker.said("stop") and len(pusher.sums.found) < FOUND_MAX:
+                pusher.turn()
+            pusher.end()
+        except Exception as error:
+            # Of a worker that is started again nobody would know what its former life pushed.
+            worker.say(f"failed-{worker.rank}", f"{type(error).__name__}: {error}")
+            raise
         found = pusher.sums.found
         return {"pushes": pusher.page["called"], "pulls": pusher.sums.n_pulls, "found": found}
 
