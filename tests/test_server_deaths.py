@@ -31,7 +31,7 @@ def few(few_: int, many: int) -> int:
 
 
 def test_servers_killed_under_load(tmp_path: Path) -> None:
-    found = server_deaths.kills(tmp_path, few(2, 200))
+    found = server_deaths.kills(tmp_path, few(1, 200))
     assert found["failover_s"]["max"] <= 5.0
 
 
@@ -58,6 +58,11 @@ def test_servers_join_and_leave_and_are_killed_meanwhile(tmp_path: Path) -> None
 
 def test_servers_join_and_leave_while_there_is_one_copy(tmp_path: Path) -> None:
     server_deaths.RUNS["moves"](tmp_path, few(3, 10), replication=1)
+
+
+@pytest.mark.skipif(not FULL, reason="minutes; others test restarts of the scheduler")
+def test_faults_of_all_kinds(tmp_path: Path) -> None:
+    server_deaths.RUNS["mixed"](tmp_path, 20)
 
 
 def test_links_cut_one_way_and_both(tmp_path: Path) -> None:
