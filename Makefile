@@ -67,6 +67,35 @@ mutants: $(VENV)/.installed ## put known bugs back; writes tests/simulator/MUTAN
 	cd tests && PYTHONPATH=$(abspath $(MUTANTS))/site \
 	  $(abspath $(PY)) -m simulator.mutant_table --jobs $(JOBS)
 
+# Each is a run of its own, and prints what it measured.
+KILLS ?= 200
+UNHEARD ?= 50
+PAIRS ?= 50
+PAUSES ?= 50
+MOVES ?= 20
+PARTITIONS ?= 20
+SCHEDULERS ?= 20
+MIXED ?= 20
+TRAININGS ?= 30
+FAULT = cd tests && ../$(PY) server_deaths.py
+FAULT_ARGS ?=
+
+.PHONY: failover
+failover: $(VENV)/.installed ## kill, stop, cut off and move servers under load; KILLS=200 (an hour)
+	$(FAULT) kills --count $(KILLS) $(FAULT_ARGS)
+	$(FAULT) kills --count $(UNHEARD) --set unheard=1 $(FAULT_ARGS)
+	$(FAULT) pairs --count $(PAIRS) $(FAULT_ARGS)
+	$(FAULT) losses --count 3 $(FAULT_ARGS)
+	$(FAULT) pauses --count $(PAUSES) $(FAULT_ARGS)
+	$(FAULT) moves --count $(MOVES) $(FAULT_ARGS)
+	$(FAULT) moves --count 4 --set replication=1 $(FAULT_ARGS)
+	$(FAULT) schedulers --count $(SCHEDULERS) $(FAULT_ARGS)
+	$(FAULT) mixed --count $(MIXED) $(FAULT_ARGS)
+	$(FAULT) partitions --count $(PARTITIONS) $(FAULT_ARGS)
+	$(FAULT) bsp --count $(TRAININGS) $(FAULT_ARGS)
+	$(FAULT) ssp --count $(TRAININGS) $(FAULT_ARGS)
+	$(FAULT) calls --count 2 $(FAULT_ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less
 	$(PY) -m fastps_bench sparse --rivals numpy $(BENCH_ARGS)
