@@ -245,6 +245,19 @@ def test_a_pair_that_was_silent_is_left_apart_for_a_while() -> None:
     assert fleet.view(key).chain == (0, 1)
 
 
+def test_who_was_silent_to_all_is_not_left_apart() -> None:
+    """A process that was stopped for a while: no link is to blame."""
+    fleet = Fleet(servers=2)
+    key = fleet.of(0, 1)[0]
+    fleet.up.discard(1)
+    fleet.report(0, silent=(1,))
+    fleet.run(2)
+    assert fleet.view(key).chain == (0,)
+    fleet.up.add(1)
+    fleet.run(4)
+    assert len(fleet.view(key).chain) == 2
+
+
 def test_another_spare_is_filled_instead() -> None:
     fleet = Fleet(servers=3, copies=2, shards=12)
     key = fleet.of(0, 1)[0]

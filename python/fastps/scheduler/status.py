@@ -78,8 +78,13 @@ def _state_of(state: Facts, server: Server) -> str:
 
 
 def _redundancy(state: Facts, table: Table) -> JsonDict:
-    """Return how many copies a table's shards have on servers that are not suspect."""
-    gone = {server.server_id for server in state.servers.all() if server.suspect}
+    """Return how many copies a table's shards have on servers that are heard of."""
+    # After a restart of the scheduler a server that was not heard of yet may be gone as well.
+    gone = {
+        server.server_id
+        for server in state.servers.all()
+        if server.suspect or (server.peer is None and not state.shape.embedded)
+    }
     lost = {server.server_id for server in state.servers.all() if server.lost}
     n_lost = sum(lost.issuperset(view.chain) for view in table.views)
     full = sum(

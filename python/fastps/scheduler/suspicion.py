@@ -28,6 +28,10 @@ class SilentPairs:
         """Avoid this pair for `AVOID_SECONDS` from now on."""
         self._until[_pair(one, other)] = now + AVOID_SECONDS
 
+    def forget(self, server: int) -> None:
+        """Avoid no pair of this server any more: it is silent to all, so no link is to blame."""
+        self._until = {pair: at for pair, at in self._until.items() if server not in pair}
+
     def avoided(self, one: int, other: int) -> bool:
         """Whether the two are not to be neighbours."""
         return _pair(one, other) in self._until

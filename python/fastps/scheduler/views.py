@@ -198,6 +198,8 @@ class Views:
         suspects = {each.server_id for each in self._facts.servers.all() if each.suspect}
         if not suspects:
             return
+        for server in suspects:
+            self.pairs.forget(server)
         for table in tables:
             for shard, view in enumerate(table.views):
                 if len(view.chain) > 1 and not suspects.isdisjoint(view.chain):
@@ -234,7 +236,8 @@ class Views:
         """
         if self._facts.servers.find(silent) is None or version >> 32 < self._facts.incarnation:
             return
-        self.pairs.note(reporter, silent, now)
+        if not self._facts.servers.is_suspect(silent):
+            self.pairs.note(reporter, silent, now)
         for table in self._facts.tables.all():
             for shard, view in enumerate(table.views):
                 key = (table.table_id, shard)
