@@ -114,7 +114,10 @@ void ChainNode::AddEntry(ShardChain& chain, const EntryHeader& header, Selection
 }
 
 void ChainNode::SendFresh(int64_t now_ms) {
-  if (fresh_.empty()) return;
+  if (fresh_.empty()) {
+    fold_members_.clear();
+    return;
+  }
   std::map<std::pair<LinkAddress, bool>, std::vector<const Fresh*>> groups;
   for (const Fresh& fresh : fresh_) {
     const ShardChain& chain = *fresh.chain;

@@ -1,6 +1,7 @@
 #include "server/request_handler.h"
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -197,14 +198,33 @@ void RequestHandler::CloseRounds(RoundsNotice notice) {
   const std::span<ClosedRound> news = std::span(notice.rounds).subspan(n_known);
   for (ClosedRound& closed : news) {
     BookOf(closed.group).Close(closed.round, std::move(closed.members));
+    MutexLock lock(rounds_mutex_);
     closed_.emplace_back(closed.group, closed.round);
+    ++taken_;
   }
-  taken_ += news.size();
-  // What all servers have folded, no shard that comes to lead here lacks. Tables that come later
-  // start behind these rounds.
-  const uint64_t forgotten = std::min(notice.forgotten, heard());
+  ForgetRounds(std::min(notice.forgotten, heard()), *snapshot);
+}
+
+void RequestHandler::ForgetRounds(uint64_t forgotten, const Snapshot& snapshot) {
+  {
+    MutexLock lock(rounds_mutex_);
+    if (closed_.empty() || taken() - closed_.size() >= forgotten) return;
+  }
+  // All servers have folded these. A shard that joins here may be behind, and come to lead.
+  std::map<GroupId, Round> needed;
+  for (const auto& [id, table] : snapshot.tables) {
+    if (!table->spec->rounds) continue;
+    const auto [least, is_new] =
+        needed.try_emplace(table->spec->rounds->group, Round(std::numeric_limits<uint64_t>::max()));
+    for (const auto& shard : table->shards) {
+      if (shard != nullptr) least->second = std::min(least->second, shard->folded());
+    }
+  }
+  MutexLock lock(rounds_mutex_);
   while (!closed_.empty() && taken() - closed_.size() < forgotten) {
     const auto [group, round] = closed_.front();
+    const auto least = needed.find(group);
+    if (least != needed.end() && least->second <= round) return;
     books_[group]->Forget(round);
     closed_.pop_front();
   }
@@ -222,7 +242,7 @@ void RequestHandler::FoldClosed() {
 }
 
 void RequestHandler::Settle(const std::map<GroupId, Round>& folded) {
-  MutexLock install(install_mutex_);
+  MutexLock lock(rounds_mutex_);
   while (heard() < taken()) {
     const auto& [group, round] = closed_[closed_.size() - (taken() - heard())];
     const auto found = folded.find(group);

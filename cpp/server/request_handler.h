@@ -108,6 +108,9 @@ class RequestHandler final : public RequestSink {
   std::shared_ptr<Shard> MakeShard(const ServedTable& table, ShardId shard)
       FASTPS_REQUIRES(install_mutex_);
   RoundBook& BookOf(GroupId group) FASTPS_REQUIRES(install_mutex_);
+  // Forgets closed rounds up to that number, as far as no shard here may need them.
+  void ForgetRounds(uint64_t forgotten, const Snapshot& snapshot)
+      FASTPS_REQUIRES(install_mutex_);
 
   // kOk when the message is meant for this server and its session may write.
   Code CheckMessage(const Request& request, const ClusterMap& map) const;
@@ -133,8 +136,10 @@ class RequestHandler final : public RequestSink {
   Mutex install_mutex_;  // held while a map is installed or rounds close; taken before all others
   // Of the groups that closed rounds, or have tables under BSP here.
   std::unordered_map<GroupId, std::shared_ptr<RoundBook>> books_ FASTPS_GUARDED_BY(install_mutex_);
+  // A mutex of its own: data threads do not wait for a map that takes long to install.
+  Mutex rounds_mutex_;
   // Closed rounds in the order they were taken in, the newest with number taken().
-  std::deque<std::pair<GroupId, Round>> closed_ FASTPS_GUARDED_BY(install_mutex_);
+  std::deque<std::pair<GroupId, Round>> closed_ FASTPS_GUARDED_BY(rounds_mutex_);
   mutable Mutex mutex_;
   std::shared_ptr<const Snapshot> snapshot_ FASTPS_GUARDED_BY(mutex_);
 };

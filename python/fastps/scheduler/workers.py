@@ -209,6 +209,6 @@ class Workers:
 def _replies(released: list[Released]) -> list[Action]:
     # The end of a wait carries the map: what is asked next may rest on what others did before it.
     return [
-        Reply(*ticket, message, with_map=isinstance(message, m.Passed))
+        Reply(*ticket, message, with_map=isinstance(message, (m.Passed, m.Chunk)))
         for ticket, message in released
     ]
