@@ -109,8 +109,7 @@ class RequestHandler final : public RequestSink {
       FASTPS_REQUIRES(install_mutex_);
   RoundBook& BookOf(GroupId group) FASTPS_REQUIRES(install_mutex_);
   // Forgets closed rounds up to that number, as far as no shard here may need them.
-  void ForgetRounds(uint64_t forgotten, const Snapshot& snapshot)
-      FASTPS_REQUIRES(install_mutex_);
+  void ForgetRounds(uint64_t forgotten, const Snapshot& snapshot) FASTPS_REQUIRES(install_mutex_);
 
   // kOk when the message is meant for this server and its session may write.
   Code CheckMessage(const Request& request, const ClusterMap& map) const;
