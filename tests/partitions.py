@@ -37,7 +37,7 @@ KINDS = (
     "server > worker",
     "server - all",
 )
-SHORTEST, LONGEST = 0.5, 8.0  # after 10 s of silence a server is lost for good
+SHORTEST, LONGEST = 0.5, 8.0  # after 10 s of silence a server counts as lost until it speaks
 
 
 class SpreadJob:
