@@ -60,6 +60,7 @@ def test_status_as_a_table() -> None:
     state = SchedulerState(JobShape(1, {"default": 2}), 77, 0.0)
     server = m.RegisterServer("ab" * 16, ("tcp://127.0.0.1:9",), 5)
     state.handle(b"s", 1, server, 0.0)
+    state.servers.all()[0].peer = b"s"  # as of its first heartbeat: only then its copies count
     state.handle(b"w", 1, m.Join("default", 0, 6, "cd" * 16), 0.0)
     state.handle(b"w", 2, m.CreateTable(1, m.TableDefinition("w", "sparse", (2, 3))), 0.0)
     (reply,) = state.handle(b"x", 1, m.GetStatus(), 1.0)
