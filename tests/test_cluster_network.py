@@ -77,7 +77,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
     [
         {"duplicate": 0.5, "duplicate_reply": 0.3},
         {"drop": 0.06, "drop_reply": 0.1},
-        {"drop": 0.03, "drop_reply": 0.03, "duplicate": 0.3, "duplicate_reply": 0.2},
+        {"drop": 0.06, "drop_reply": 0.1, "duplicate": 0.3, "duplicate_reply": 0.2},
     ],
     ids="+".join,
 )

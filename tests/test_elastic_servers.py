@@ -173,6 +173,8 @@ def test_status_for_people_and_tools(pushing) -> None:
         [sys.executable, "-m", "fastps", "status", "--job", str(job.job_file), "--watch", "--json"],
         stdout=subprocess.PIPE,
         text=True,
+        # Where tests run in the background, SIGINT may be ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert watching.stdout is not None
     seen = [json.loads(watching.stdout.readline())["uptime_s"] for _ in range(2)]
