@@ -140,7 +140,9 @@ void ChainNode::AdoptView(ShardChain& chain, const ShardView& view, int64_t now_
     }
   }
   if (chain.is_joiner) return;
-  if (!chain.is_head()) Bounce(chain);
+  // Also where this stays the head: who is answered in a new view must know it, or it could read
+  // what it wrote from a former tail that does not.
+  Bounce(chain);
   if (chain.is_tail()) {
     Commit(chain, chain.index);
   } else {
