@@ -22,6 +22,7 @@ from wire_examples import (
     OPS,
     WRITES,
     Frames,
+    assert_same,
     decode,
     encode,
     floats,
@@ -167,16 +168,6 @@ def replies(draw: Any) -> dict[str, Any]:
         values=floats(rng.standard_normal(n_values)),
         flags=rng.integers(0, 2, draw(st.integers(0, 30)), dtype=np.uint8),
     )
-
-
-def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-        if isinstance(value, np.ndarray):
-            assert got[name].dtype == value.dtype
-            assert got[name].tobytes() == value.tobytes(), name
-        else:
-            assert got[name] == value, name
 
 
 @given(requests(), st.integers(0, 7))

@@ -19,6 +19,7 @@ from wire_examples import (
     SLICE,
     WRITES,
     Frames,
+    assert_same,
     chain_message,
     entry,
     floats,
@@ -96,16 +97,6 @@ MESSAGES = {
     "slice": slices(),
     "progress": lists("progress", "progress"),
 }
-
-
-def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert got.keys() == expected.keys()
-    for name, value in expected.items():
-        if isinstance(value, np.ndarray):
-            assert got[name].dtype == value.dtype
-            assert got[name].tobytes() == value.tobytes(), name
-        else:
-            assert got[name] == value, name
 
 
 @pytest.mark.parametrize("kind", KINDS)

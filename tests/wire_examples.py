@@ -360,3 +360,13 @@ def mutations(frames: Frames, every: int = 1) -> Iterator[Frames]:
                         frame[:at] + bytes([new]) + frame[at + 1 :],
                         *frames[i + 1 :],
                     ]
+
+
+def assert_same(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, np.ndarray):
+            assert got[name].dtype == value.dtype
+            assert got[name].tobytes() == value.tobytes(), name
+        else:
+            assert got[name] == value, name

@@ -10,12 +10,24 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 namespace fastps {
 
 static_assert(std::endian::native == std::endian::little, "formats are little-endian");
 
 using Bytes = std::span<const std::byte>;
+
+// Bytes as values: where they lie when that is aligned, else in a copy that `copy` holds.
+template <class T>
+std::span<const T> AlignedView(Bytes bytes, std::vector<T>* copy) {
+  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(T) == 0) {
+    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
+  copy->resize(bytes.size() / sizeof(T));
+  std::memcpy(copy->data(), bytes.data(), bytes.size());
+  return *copy;
+}
 
 class ByteWriter {
  public:

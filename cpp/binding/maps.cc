@@ -12,6 +12,7 @@
 
 #include "base/limits.h"
 #include "binding/bind.h"
+#include "binding/map_tuples.h"
 #include "wire/map_codec.h"
 #include "wire/notices.h"
 #include "wire/reports.h"
@@ -20,28 +21,6 @@ namespace py = pybind11;
 
 namespace fastps {
 namespace {
-
-// (id, boot_id, lost, endpoints, chain_endpoints)
-using ServerTuple =
-    std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>, std::vector<std::string>>;
-// (number, chain, sealed, read_only, joiner)
-using ViewTuple = std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
-
-ShardView ViewOfTuple(const ViewTuple& tuple) {
-  const auto& [number, chain, sealed, read_only, joiner] = tuple;
-  ShardView view;
-  if (chain.empty() || chain.size() > view.members.size()) {
-    ThrowNamed("ConfigError", "a chain has " + std::to_string(chain.size()) +
-                                  " servers, needed are 1 to " +
-                                  std::to_string(view.members.size()));
-  }
-  view.number = ViewNumber(number);
-  for (const uint32_t member : chain) view.members[view.n_members++] = ServerId(member);
-  view.sealed = sealed;
-  view.read_only = read_only;
-  if (joiner) view.joiner = ServerId(*joiner);
-  return view;
-}
 
 TableRoute RouteOfDict(const py::dict& table) {
   TableRoute route;
@@ -64,7 +43,13 @@ TableRoute RouteOfDict(const py::dict& table) {
   }
   spec.replication = table["replication"].cast<uint8_t>();
   for (const ViewTuple& view : table["views"].cast<std::vector<ViewTuple>>()) {
-    route.views.push_back(ViewOfTuple(view));
+    const std::optional<ShardView> shard = ViewOfTuple(view);
+    if (!shard) {
+      ThrowNamed("ConfigError", "a chain has " + std::to_string(std::get<1>(view).size()) +
+                                    " servers, needed are 1 to " +
+                                    std::to_string(limits::kReplicationMax));
+    }
+    route.views.push_back(*shard);
   }
   spec.num_shards = static_cast<uint32_t>(route.views.size());
   return route;
@@ -93,9 +78,6 @@ py::bytes EncodeMap(uint64_t cluster_id, uint32_t epoch, uint32_t incarnation, u
   ThrowUnlessOk(DecodeClusterMap(std::as_bytes(std::span(blob)), &decoded));
   return py::bytes(blob);
 }
-
-// (table, shard, view, index, folded, state)
-using ProgressTuple = std::tuple<uint32_t, uint32_t, uint32_t, uint64_t, uint64_t, int>;
 
 std::optional<Report> DecodeReportBytes(const py::bytes& frame) {
   const std::string_view view = frame;
@@ -197,8 +179,7 @@ void BindMaps(py::module_& m) {
       .def_property_readonly("shards", [](const Report& r) {
         std::vector<ProgressTuple> shards;
         for (const ShardProgress& shard : r.shards) {
-          shards.emplace_back(shard.table.value, shard.shard.value, shard.view.value,
-                              shard.index.value, shard.folded.value, static_cast<int>(shard.state));
+          shards.push_back(TupleOfProgress(shard));
         }
         return shards;
       });

@@ -211,8 +211,8 @@ void ChainNode::Expect(ShardChain& chain, int64_t now_ms) {
   if (link.open.empty()) link.heard_ms = now_ms;
   if (!link.open.emplace(std::pair(chain.table, chain.id), &chain).second) return;
   // Who did not speak in this view may not know of it yet, and drop what it is sent.
-  chain.resend_after_ms = chain.heard_in_view ? limits::kChainResendMs : limits::kChainResendSoonMs;
-  chain.resend_at_ms = now_ms + chain.resend_after_ms;
+  chain.resend.Start(now_ms,
+                     chain.heard_in_view ? limits::kChainResendMs : limits::kChainResendSoonMs);
 }
 
 void ChainNode::Trim(ShardChain& chain) {
@@ -256,12 +256,9 @@ void ChainNode::TakeEntries(const ChainMessage& message, const std::string& peer
     const std::span<const float> values = message.values.subspan(next_value, header.n_values);
     next_key += header.n_keys;
     next_value += header.n_values;
-    ShardChain* const chain = FindChain(header.table, header.shard);
-    if (chain == nullptr || chain->view.number != header.view || !chain->predecessor() ||
-        BootOf(*chain->predecessor()) != message.stamp.from ||
-        (chain->is_joiner && !chain->is_filled)) {
-      continue;  // not of this view: whoever sends it will learn of ours, or we of its
-    }
+    ShardChain* const chain =
+        FindBelow(header.table, header.shard, header.view, message.stamp.from);
+    if (chain == nullptr) continue;  // whoever sends it will learn of our view, or we of its
     chain->back_peer = peer;
     switch (Apply(*chain, header, selection, values)) {
       case EntryFate::kApplied:
@@ -311,12 +308,8 @@ void ChainNode::SendAcks() {
 
 void ChainNode::TakeQuestion(const ChainMessage& message, const std::string& peer) {
   for (const ShardAck& asked : message.acks) {
-    ShardChain* const chain = FindChain(asked.table, asked.shard);
-    if (chain == nullptr || chain->view.number != asked.view || !chain->predecessor() ||
-        BootOf(*chain->predecessor()) != message.stamp.from ||
-        (chain->is_joiner && !chain->is_filled)) {
-      continue;
-    }
+    ShardChain* const chain = FindBelow(asked.table, asked.shard, asked.view, message.stamp.from);
+    if (chain == nullptr) continue;
     chain->back_peer = peer;
     Acknowledge(*chain, false);
   }
@@ -324,16 +317,12 @@ void ChainNode::TakeQuestion(const ChainMessage& message, const std::string& pee
 
 void ChainNode::TakeAcks(const ChainMessage& message, int64_t now_ms) {
   for (const ShardAck& ack : message.acks) {
-    ShardChain* const chain = FindChain(ack.table, ack.shard);
-    if (chain == nullptr || chain->view.number != ack.view || !chain->successor() ||
-        BootOf(*chain->successor()) != message.stamp.from) {
-      continue;
-    }
+    ShardChain* const chain = FindAbove(ack.table, ack.shard, ack.view, message.stamp.from);
+    if (chain == nullptr) continue;
     Link& link = links_[AddressOf(*chain, *chain->successor())];
     link.heard_ms = now_ms;
     chain->heard_in_view = true;
-    chain->resend_after_ms = limits::kChainResendMs;
-    chain->resend_at_ms = now_ms + chain->resend_after_ms;
+    chain->resend.Start(now_ms, limits::kChainResendMs);
     if (std::exchange(link.is_silent, false)) report_changed_ = true;
     const ApplyIndex held = std::min(ack.held, chain->index);
     if (chain->fill) {

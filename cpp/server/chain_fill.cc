@@ -20,14 +20,13 @@ void ChainNode::BeginFills(int64_t now_ms) {
     fill.bytes = chain->shard->Image(&fill.index);
     fill.sent = fill.received = 0;
     fill.moved_at_ms = now_ms;
-    fill.resend_after_ms = limits::kChainResendSoonMs;
-    fill.resend_at_ms = now_ms + fill.resend_after_ms;
+    fill.resend.Start(now_ms, limits::kChainResendSoonMs);
     ++n_images;
-    SendSlices(*chain, now_ms);
+    SendSlices(*chain);
   }
 }
 
-void ChainNode::SendSlices(ShardChain& chain, int64_t) {
+void ChainNode::SendSlices(ShardChain& chain) {
   Fill& fill = *chain.fill;
   const LinkAddress address = AddressOf(chain, fill.joiner);
   while (fill.sent < fill.bytes.size() && fill.sent - fill.received < limits::kImageWindowBytes) {
@@ -46,11 +45,11 @@ void ChainNode::SendSlices(ShardChain& chain, int64_t) {
   }
 }
 
-void ChainNode::TakeSlice(const ChainMessage& message, const std::string& peer, int64_t) {
+void ChainNode::TakeSlice(const ChainMessage& message, const std::string& peer) {
   const ImageSlice& slice = message.slice;
   ShardChain* const chain = FindChain(slice.table, slice.shard);
-  if (chain == nullptr || chain->view.number != slice.view || !chain->is_joiner ||
-      BootOf(chain->view.tail()) != message.stamp.from) {
+  if (chain == nullptr || !chain->is_joiner ||
+      !IsFrom(*chain, slice.view, chain->predecessor(), message.stamp.from)) {
     return;
   }
   Loading& loading = chain->loading;
@@ -82,16 +81,15 @@ void ChainNode::TakeSlice(const ChainMessage& message, const std::string& peer, 
 
 void ChainNode::TakeProgress(const ChainMessage& message, int64_t now_ms) {
   for (const ImageProgress& progress : message.progress) {
-    ShardChain* const chain = FindChain(progress.table, progress.shard);
-    if (chain == nullptr || !chain->fill || chain->view.number != progress.view ||
-        chain->fill->image != progress.image || chain->fill->done ||
-        BootOf(chain->fill->joiner) != message.stamp.from) {
+    ShardChain* const chain =
+        FindAbove(progress.table, progress.shard, progress.view, message.stamp.from);
+    if (chain == nullptr || !chain->fill || chain->fill->image != progress.image ||
+        chain->fill->done) {
       continue;
     }
     Fill& fill = *chain->fill;
     fill.moved_at_ms = now_ms;
-    fill.resend_after_ms = limits::kChainResendMs;
-    fill.resend_at_ms = now_ms + fill.resend_after_ms;
+    fill.resend.Start(now_ms, limits::kChainResendMs);
     if (progress.refused != 0) {
       const ServerId joiner = fill.joiner;
       fill = Fill();
@@ -106,7 +104,7 @@ void ChainNode::TakeProgress(const ChainMessage& message, int64_t now_ms) {
       fill.bytes = {};
       SendKept(*chain, fill.index, now_ms, false);
     } else {
-      SendSlices(*chain, now_ms);
+      SendSlices(*chain);
     }
   }
   BeginFills(now_ms);

@@ -23,6 +23,22 @@ ShardChain* ChainNode::FindChain(TableId table, ShardId shard) {
   return const_cast<ShardChain*>(Find(table, shard));
 }
 
+bool ChainNode::IsFrom(const ShardChain& chain, ViewNumber view, std::optional<ServerId> neighbour,
+                       BootId from) const {
+  return chain.view.number == view && neighbour && BootOf(*neighbour) == from;
+}
+
+ShardChain* ChainNode::FindBelow(TableId table, ShardId shard, ViewNumber view, BootId from) {
+  ShardChain* const chain = FindChain(table, shard);
+  if (chain == nullptr || !IsFrom(*chain, view, chain->predecessor(), from)) return nullptr;
+  return chain->is_joiner && !chain->is_filled ? nullptr : chain;
+}
+
+ShardChain* ChainNode::FindAbove(TableId table, ShardId shard, ViewNumber view, BootId from) {
+  ShardChain* const chain = FindChain(table, shard);
+  return chain != nullptr && IsFrom(*chain, view, chain->successor(), from) ? chain : nullptr;
+}
+
 ChainNode::LinkAddress ChainNode::AddressOf(const ShardChain& chain, ServerId server) const {
   const ServerInfo* const info = snapshot_->map->FindServer(server);
   const size_t n_threads = info == nullptr ? 1 : std::max<size_t>(1, info->chain_endpoints.size());
@@ -239,7 +255,7 @@ void ChainNode::TakeMessage(const ChainMessage& message, const std::string& peer
       TakeQuestion(message, peer);
       break;
     case ChainMessage::Kind::kSlice:
-      TakeSlice(message, peer, now_ms);
+      TakeSlice(message, peer);
       break;
     case ChainMessage::Kind::kProgress:
       TakeProgress(message, now_ms);
@@ -271,9 +287,8 @@ void ChainNode::Tick(int64_t now_ms) {
     // Nothing at all came: the connection may be broken.
     bool anew = now_ms - std::max(link.heard_ms, link.renewed_ms) >= limits::kChainResendMs;
     for (const auto& [name, chain] : open) {
-      if (now_ms < chain->resend_at_ms) continue;
-      chain->resend_after_ms = std::min(chain->resend_after_ms * 2, limits::kChainResendMsMax);
-      chain->resend_at_ms = now_ms + chain->resend_after_ms;
+      if (!chain->resend.IsDue(now_ms)) continue;
+      chain->resend.Double(now_ms);
       if (anew) link.renewed_ms = now_ms;
       SendKept(*chain, chain->fill ? chain->fill->index : chain->committed, now_ms,
                std::exchange(anew, false));
@@ -282,12 +297,10 @@ void ChainNode::Tick(int64_t now_ms) {
   for (const auto& [name, chain] : filling_) {
     Fill& fill = *chain->fill;
     if (was_away) fill.moved_at_ms = now_ms;
-    if (fill.image == 0 || fill.done) continue;
-    if (now_ms < fill.resend_at_ms) continue;
-    fill.resend_after_ms = std::min(fill.resend_after_ms * 2, limits::kChainResendMsMax);
-    fill.resend_at_ms = now_ms + fill.resend_after_ms;
+    if (fill.image == 0 || fill.done || !fill.resend.IsDue(now_ms)) continue;
+    fill.resend.Double(now_ms);
     fill.sent = fill.received;
-    SendSlices(*chain, now_ms);
+    SendSlices(*chain);
     if (now_ms - fill.moved_at_ms >= limits::kChainSilenceMs) report_changed_ = true;
   }
   BeginFills(now_ms);

@@ -111,6 +111,12 @@ class ChainNode final : private PartRules {
                  const WriteResult& result) override;
 
   ShardChain* FindChain(TableId table, ShardId shard);
+  // The chain that a neighbour, which `from` says it is, may speak of in this view; null: it may
+  // not.
+  ShardChain* FindBelow(TableId table, ShardId shard, ViewNumber view, BootId from);  // of it
+  ShardChain* FindAbove(TableId table, ShardId shard, ViewNumber view, BootId from);  // of it
+  bool IsFrom(const ShardChain& chain, ViewNumber view, std::optional<ServerId> neighbour,
+              BootId from) const;
   LinkAddress AddressOf(const ShardChain& chain, ServerId server) const;
   BootId BootOf(ServerId server) const;
   ChainStamp StampTo(BootId to) const;
@@ -138,14 +144,14 @@ class ChainNode final : private PartRules {
   void TakeEntries(const ChainMessage& message, const std::string& peer, int64_t now_ms);
   void TakeAcks(const ChainMessage& message, int64_t now_ms);
   void TakeQuestion(const ChainMessage& message, const std::string& peer);
-  void TakeSlice(const ChainMessage& message, const std::string& peer, int64_t now_ms);
+  void TakeSlice(const ChainMessage& message, const std::string& peer);
   void TakeProgress(const ChainMessage& message, int64_t now_ms);
   // Acknowledges at the end of a step.
   void Acknowledge(ShardChain& chain, bool resend);
   void SendAcks();
 
   void BeginFills(int64_t now_ms);
-  void SendSlices(ShardChain& chain, int64_t now_ms);
+  void SendSlices(ShardChain& chain);
 
   RequestHandler& handler_;
   const ThreadId thread_;

@@ -316,12 +316,11 @@ void Server::RunDataThread(size_t thread) {
 
 void Server::Tell(size_t thread, ChainNode& node) {
   std::map<GroupId, Round> settled;
-  bool all_know = false;
+  bool all_know = true;
   {
     MutexLock lock(mutex_);
     told_[thread] = {node.map_version(), {}, node.Settled()};
     node.AddToReport(&told_[thread].report);
-    all_know = true;
     for (const Told& told : told_) {
       all_know = all_know && told.map_version == handler_.map_version();
       for (const auto& [group, round] : told.settled) {
@@ -338,17 +337,16 @@ void Server::Tell(size_t thread, ChainNode& node) {
 
 MapVersion Server::MapVersionInUse() {
   MutexLock lock(mutex_);
+  return MapVersionOfAll();
+}
+
+MapVersion Server::MapVersionOfAll() const {
   return std::ranges::min(told_, {}, &Told::map_version).map_version;
 }
 
 std::string Server::ReportFrame(ServerId id, ClusterId cluster_id) {
   MutexLock lock(mutex_);
-  Report all{cluster_id,
-             id,
-             handler_.boot_id(),
-             std::ranges::min(told_, {}, &Told::map_version).map_version,
-             {},
-             {}};
+  Report all{cluster_id, id, handler_.boot_id(), MapVersionOfAll(), {}, {}};
   for (const Told& told : told_) {
     all.shards.insert(all.shards.end(), told.report.shards.begin(), told.report.shards.end());
     for (const ServerId silent : told.report.silent) {

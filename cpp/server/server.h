@@ -59,6 +59,7 @@ class Server {
   void Tell(size_t thread, ChainNode& node);
   std::string ReportFrame(ServerId id, ClusterId cluster_id);
   MapVersion MapVersionInUse();
+  MapVersion MapVersionOfAll() const FASTPS_REQUIRES(mutex_);
 
   const ZmqRuntime& runtime_;
   RequestHandler handler_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/limits.h"
 #include "routing/cluster_map.h"
 #include "store/shard.h"
 #include "wire/chain_messages.h"
@@ -50,6 +51,22 @@ struct Waiting {
   std::shared_ptr<PendingAnswer> answer;
 };
 
+// When something that nobody answers goes again: later each time.
+struct ResendTimer {
+  int64_t at_ms = 0;
+  int64_t after_ms = 0;
+
+  void Start(int64_t now_ms, int64_t after) {
+    after_ms = after;
+    at_ms = now_ms + after_ms;
+  }
+  bool IsDue(int64_t now_ms) const { return now_ms >= at_ms; }
+  void Double(int64_t now_ms) {
+    Start(now_ms,
+          after_ms * 2 < limits::kChainResendMsMax ? after_ms * 2 : limits::kChainResendMsMax);
+  }
+};
+
 // The tail's side of filling a joiner.
 struct Fill {
   ServerId joiner;
@@ -60,8 +77,7 @@ struct Fill {
   size_t received = 0;      // of the bytes, by the joiner's word
   bool done = false;        // the joiner has it, and follows with the entries after `index`
   int64_t moved_at_ms = 0;  // when the joiner was last heard of it
-  int64_t resend_at_ms = 0;
-  int64_t resend_after_ms = 0;
+  ResendTimer resend;
 };
 
 // The joiner's side.
@@ -89,8 +105,7 @@ struct ShardChain {
   Round settled;
   std::deque<std::pair<ApplyIndex, Round>> folds;  // of a head: not known to be at the tail
   bool heard_in_view = false;                      // the successor has said something in this view
-  int64_t resend_at_ms = 0;                        // entries, when it says nothing until then
-  int64_t resend_after_ms = 0;
+  ResendTimer resend;                              // of entries, when it says nothing
   std::string back_peer;         // where acknowledgements go: where entries came from
   int64_t may_ask_again_ms = 0;  // before, entries that are missing are not asked for again
 

@@ -96,16 +96,6 @@ bool ChainDecoder::TakeList(Bytes bytes, uint32_t count, std::vector<T>* copy) {
   return true;
 }
 
-template <class T>
-std::span<const T> ChainDecoder::Aligned(Bytes bytes, std::vector<T>* copy) {
-  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(T) == 0) {
-    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
-  }
-  copy->resize(bytes.size() / sizeof(T));
-  std::memcpy(copy->data(), bytes.data(), bytes.size());
-  return *copy;
-}
-
 Status ChainDecoder::Decode(std::span<const Bytes> frames, ChainMessage* message) {
   ChainHeader header;
   if (frames.empty() || frames[0].size() < sizeof(header)) return Malformed("chain: cut short");
@@ -130,8 +120,8 @@ Status ChainDecoder::Decode(std::span<const Bytes> frames, ChainMessage* message
       return Malformed("chain: frames and their counts differ");
     }
     message->entries = entries_;
-    message->keys = Aligned(keys, &keys_);
-    message->values = Aligned(values, &values_);
+    message->keys = AlignedView(keys, &keys_);
+    message->values = AlignedView(values, &values_);
     return {};
   }
   if (HasTag(header, kAcksTag) || HasTag(header, kQuestionTag)) {

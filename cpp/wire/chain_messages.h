@@ -122,8 +122,6 @@ class ChainDecoder {
  private:
   template <class T>
   bool TakeList(Bytes bytes, uint32_t count, std::vector<T>* copy);
-  template <class T>
-  std::span<const T> Aligned(Bytes bytes, std::vector<T>* copy);
 
   std::vector<EntryHeader> entries_;
   std::vector<ShardAck> acks_;

@@ -148,16 +148,6 @@ void EncodeReplyHead(const OwnedReply& reply, std::vector<std::byte>* head) {
   EncodeHead(header, view.parts, head);
 }
 
-template <class T>
-std::span<const T> Decoder::Aligned(Bytes bytes, std::vector<T>* copy) {
-  if (reinterpret_cast<uintptr_t>(bytes.data()) % alignof(T) == 0) {
-    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
-  }
-  copy->resize(bytes.size() / sizeof(T));
-  std::memcpy(copy->data(), bytes.data(), bytes.size());
-  return *copy;
-}
-
 Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
   RequestHeader header;
   Bytes trailer;
@@ -205,8 +195,8 @@ Status Decoder::DecodeRequest(std::span<const Bytes> frames, Request* request) {
   request->request_id = RequestId(header.request_id);
   request->argument = header.argument;
   request->parts = parts;
-  request->keys = Aligned(keys, &keys_);
-  request->values = Aligned(values, &values_);
+  request->keys = AlignedView(keys, &keys_);
+  request->values = AlignedView(values, &values_);
   return {};
 }
 
@@ -235,8 +225,8 @@ Status Decoder::DecodeReply(std::span<const Bytes> frames, Reply* reply) {
   reply->map_version = MapVersion(header.map_version);
   reply->code = static_cast<Code>(header.code);
   reply->parts = parts;
-  reply->keys = Aligned(keys, &keys_);
-  reply->values = Aligned(values, &values_);
+  reply->keys = AlignedView(keys, &keys_);
+  reply->values = AlignedView(values, &values_);
   reply->flags = {reinterpret_cast<const uint8_t*>(flags.data()), flags.size()};
   return {};
 }

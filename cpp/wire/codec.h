@@ -29,9 +29,6 @@ class Decoder {
   Status DecodeReply(std::span<const Bytes> frames, Reply* reply);
 
  private:
-  template <class T>
-  std::span<const T> Aligned(Bytes bytes, std::vector<T>* copy);
-
   std::vector<PartHeader> part_headers_;
   std::vector<PartResult> part_results_;
   std::vector<uint64_t> keys_;

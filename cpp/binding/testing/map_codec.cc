@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "binding/map_tuples.h"
 #include "binding/testing/testing.h"
 #include "wire/notices.h"
 #include "wire/reports.h"
@@ -139,9 +140,6 @@ py::object DecodeRounds(const py::bytes& frame) {
   return dict;
 }
 
-// (table, shard, view, index, folded, state)
-using ProgressTuple = std::tuple<uint32_t, uint32_t, uint32_t, uint64_t, uint64_t, int>;
-
 py::bytes EncodeReportDict(const py::dict& dict) {
   Report report{ClusterId(dict["cluster_id"].cast<uint64_t>()),
                 ServerId(dict["server"].cast<uint32_t>()),
@@ -168,8 +166,7 @@ py::object DecodeReportDict(const py::bytes& frame) {
   for (const ServerId server : report->silent) silent.push_back(server.value);
   std::vector<ProgressTuple> shards;
   for (const ShardProgress& shard : report->shards) {
-    shards.emplace_back(shard.table.value, shard.shard.value, shard.view.value, shard.index.value,
-                        shard.folded.value, static_cast<int>(shard.state));
+    shards.push_back(TupleOfProgress(shard));
   }
   py::dict dict;
   dict["cluster_id"] = report->cluster_id.value;

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "base/hash.h"
+#include "binding/map_tuples.h"
 #include "binding/testing/testing.h"
 #include "client/shard_plan.h"
 
@@ -14,25 +15,6 @@ namespace py = pybind11;
 namespace fastps {
 namespace testing {
 namespace {
-
-// (id, boot_id, lost, endpoints, chain_endpoints)
-using ServerTuple =
-    std::tuple<uint32_t, py::bytes, bool, std::vector<std::string>, std::vector<std::string>>;
-// (number, chain, sealed, read_only, joiner)
-using ViewTuple = std::tuple<uint32_t, std::vector<uint32_t>, bool, bool, std::optional<uint32_t>>;
-
-ShardView ViewOfTuple(const ViewTuple& tuple) {
-  const auto& [number, chain, sealed, read_only, joiner] = tuple;
-  ShardView view;
-  testing::Require(!chain.empty() && chain.size() <= view.members.size(),
-                   "a chain has 1 to 3 servers");
-  view.number = ViewNumber(number);
-  for (const uint32_t member : chain) view.members[view.n_members++] = ServerId(member);
-  view.sealed = sealed;
-  view.read_only = read_only;
-  if (joiner) view.joiner = ServerId(*joiner);
-  return view;
-}
 
 ViewTuple TupleOfView(const ShardView& view) {
   std::vector<uint32_t> chain;
@@ -118,7 +100,9 @@ ClusterMap MapOfDict(const py::dict& dict) {
     TableRoute& route = map.tables.emplace_back();
     route.spec = SpecOfDict(table);
     for (const ViewTuple& view : table["views"].cast<std::vector<ViewTuple>>()) {
-      route.views.push_back(ViewOfTuple(view));
+      const std::optional<ShardView> shard = ViewOfTuple(view);
+      Require(shard.has_value(), "a chain has 1 to 3 servers");
+      route.views.push_back(*shard);
     }
     Require(route.views.size() == route.spec.num_shards, "there is one view per shard");
   }
