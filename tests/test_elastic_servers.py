@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,10 @@ def shards_of(job: Job) -> list[int]:
     return [each["shards"] for each in status_of(job)["servers"]]
 
 
+def state_of(job: Job, pid: int) -> str:
+    return next(each["state"] for each in status_of(job)["servers"] if each["pid"] == pid)
+
+
 def tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fastps", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
@@ -128,6 +133,23 @@ def test_a_server_that_is_started_again_is_filled_again(pushing) -> None:
     os.kill(second, signal.SIGKILL)
     check_sums(job)
     assert "its shards are served by their other copies; a new, empty one is started" in job.err
+
+
+def test_servers_that_died_for_good_are_replaced_when_asked_for(pushing) -> None:
+    """Not by themselves: more than --max-restarts was not wanted."""
+    job = pushing("--max-servers", "3", "--replication", "2")
+    until(lambda: is_whole(job))
+    for wanted in (2, 3):
+        victim, left = job.pids("server")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda victim=victim: state_of(job, victim) == "lost (exit)")
+        time.sleep(1.5)  # the launcher asks how the job is once a second
+        assert job.pids("server") == [left]
+        done = tool("scale", "--job", str(job.job_file), "--servers", str(wanted))
+        assert done.returncode == 0, done.stderr
+        assert len(job.pids("server")) == wanted
+        assert is_whole(job)
+    check_sums(job)
 
 
 def test_a_scheduler_that_dies_while_shards_move(pushing) -> None:

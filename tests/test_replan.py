@@ -72,7 +72,7 @@ class Shards:
 class Network:
     """A client's traffic, with verbs, and the servers that it reaches."""
 
-    def __init__(self, chains: list[list[int]], threads: int = 1) -> None:
+    def __init__(self, chains: list[list[int]], threads: int = 1, **traffic: int) -> None:
         self.chains = chains
         self.threads = threads
         self.views = [1] * len(chains)
@@ -80,7 +80,7 @@ class Network:
         self.version = 1
         self.now = 0
         self.shards = Shards(len(chains))
-        self.traffic = _core_test.Traffic(self.map())
+        self.traffic = _core_test.Traffic(self.map(), **traffic)
         self.requests: dict[tuple[int, int], deque[Any]] = defaultdict(deque)
         self.replies: dict[tuple[int, int], deque[Any]] = defaultdict(deque)
         self.newest_sent: Counter[int] = Counter()
@@ -114,6 +114,24 @@ class Network:
             self.views[shard] += 1
         self.lost |= lost or set()
         self.traffic.replan(self.map())
+
+    def lose(self, *servers: int, arrived: int = 0) -> None:
+        """Pause servers until they are lost; so many requests of a lane came in before, unheard."""
+        for lane in list(self.requests):
+            if lane[0] in servers:
+                for _ in range(arrived):
+                    self.serve(lane)
+                self.requests[lane].clear()
+                self.replies[lane].clear()
+        self.change({}, lost=set(servers))
+
+    def come_back(self, *servers: int) -> None:
+        """Let servers be served again that were lost, with all they had."""
+        self.lost -= set(servers)
+        for lane in self.traffic.lanes:
+            if lane[0] in servers:
+                self.traffic.restart(*lane, self.now)
+        self.change({})
 
     def send(self) -> None:
         for request in self.traffic.send(self.now):
@@ -295,6 +313,86 @@ def test_a_call_with_a_lost_shard_sends_nothing(network: Network) -> None:
     assert network.traffic.bytes_in_flight == 0
 
 
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize("arrived", [0, 1, 2])
+def test_a_shard_that_comes_back_gets_the_writes_that_were_under_way(
+    network: Network, arrived: int, gathered: bool
+) -> None:
+    """Else it would answer later ones that there is a gap, for ever."""
+    under_way = [network.start("push", KEYS, ONES, gathered=gathered) for _ in range(2)]
+    removed = network.start("remove", KEYS[:3])
+    network.send()
+    under_way.append(network.start("push", KEYS, ONES, gathered=gathered))
+    network.lose(1, arrived=arrived)
+    network.settle()
+    assert {push.code for push in [*under_way, removed]} == {LOST}
+    assert network.traffic.bytes_kept > 0
+    refused = network.start("push", KEYS, ONES)
+    assert (refused.done, refused.code) == (True, LOST)
+    network.change({})
+    assert network.traffic.resumed == (0, 0, OK)
+    network.come_back(1)
+    assert network.traffic.bytes_kept == 0
+    after = network.start("push", KEYS, ONES)
+    network.settle()
+    assert after.code == OK
+    n_kept, n_done, failure = network.traffic.resumed
+    assert n_kept == n_done > 6
+    assert failure == OK
+    rows = network.start("pull", KEYS)
+    network.settle()
+    assert (rows.rows.reshape(-1, WIDTH)[:3] == 2).all(), "one before, one after the removal"
+    assert (rows.rows.reshape(-1, WIDTH)[3:] == 4).all()
+
+
+def test_what_is_kept_is_lost_and_comes_back_again(network: Network) -> None:
+    network.start("push", KEYS, ONES)
+    network.lose(0, 1)
+    network.come_back(0)
+    network.lose(0)
+    network.come_back(1)
+    network.come_back(0)
+    assert network.traffic.bytes_kept == 0
+    network.settle()
+    assert network.shards.last == [1] * 6
+    assert all((row == 1).all() for row in network.shards.rows.values())
+
+
+def test_more_than_may_be_kept_gives_the_shard_up() -> None:
+    network = Network([[0], [1]], bytes_kept_max=1500)
+    for _ in range(4):
+        network.start("push", KEYS, ONES)
+    network.lose(1)
+    assert network.traffic.bytes_kept == 0
+    network.come_back(1)
+    refused = network.start("push", KEYS, ONES)
+    assert (refused.done, refused.code) == (True, LOST)
+    assert refused.lost_shards == [1]
+    pull = network.start("pull", KEYS)
+    only_0 = [key for key in KEYS if _core_test.shard_of_key(key, 2) == 0]
+    push = network.start("push", only_0, np.ones((len(only_0), WIDTH)))
+    network.settle()
+    assert (pull.code, push.code) == (OK, OK)
+    assert network.shards.last == [5, 0]
+    network.start("push", only_0, np.ones((len(only_0), WIDTH)))
+    network.lose(0)
+    assert network.traffic.bytes_kept > 0, "what is given up takes no room"
+
+
+def test_what_is_kept_ends_with_its_table_and_with_the_session(network: Network) -> None:
+    for end in (
+        network.traffic.fail_all,
+        lambda: network.traffic.replan({**network.map(), "tables": []}),
+    ):
+        network.start("push", KEYS, ONES)
+        network.lose(1)
+        assert network.traffic.bytes_kept > 0
+        end()
+        assert network.traffic.bytes_kept == 0
+        network.come_back(1)
+        assert network.traffic.resumed == (0, 0, OK)
+
+
 def test_a_dead_head_is_waited_for_until_the_view_changes(network: Network) -> None:
     network.change({shard: [0, 1] for shard in range(6)}, lost={0})
     push = network.start("push", KEYS, ONES)
@@ -410,6 +508,9 @@ class ReplanMachine(RuleBasedStateMachine):
         plans = [plan for of, plan in self.old_plans if of == op]
         plan = data.draw(st.sampled_from([None, *plans[-3:]]))
         call = self.network.start(op, keys, values, plan=plan, gathered=data.draw(st.booleans()))
+        if call.done:
+            assert call.code == LOST
+            return  # before any of it had a number
         if op == "assign":
             for key, row in zip(keys, floats(values), strict=True):
                 self.one_server.apply(op, uint64s([key]), row)
@@ -438,8 +539,22 @@ class ReplanMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def newer_map(self, data: Any) -> None:
-        shards = st.integers(0, len(self.network.chains) - 1)
-        self.network.change(data.draw(st.dictionaries(shards, a_chain, max_size=4)))
+        chains, lost = self.network.chains, self.network.lost
+        shards = st.integers(0, len(chains) - 1)
+        drawn = data.draw(st.dictionaries(shards, a_chain, max_size=4))
+        # With nobody left a shard keeps its chain.
+        self.network.change(
+            {shard: chain for shard, chain in drawn.items() if not lost.issuperset(chains[shard])}
+        )
+
+    @rule(server=st.integers(0, 5), arrived=st.integers(0, 3))
+    def lose(self, server: int, arrived: int) -> None:
+        self.network.lose(server, arrived=arrived)
+
+    @precondition(lambda self: self.network.lost)
+    @rule(data=st.data())
+    def come_back(self, data: Any) -> None:
+        self.network.come_back(data.draw(st.sampled_from(sorted(self.network.lost))))
 
     @rule()
     def send(self) -> None:
@@ -475,17 +590,26 @@ class ReplanMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.writes or self.reads)
     @rule()
     def everything_arrives(self) -> None:
+        self.network.come_back(*self.network.lost)
         self.network.settle()
+        assert self.network.traffic.bytes_kept == 0
+        n_kept, n_done, failure = self.network.traffic.resumed
+        assert n_kept == n_done
+        assert failure in (OK, LOST), "lost twice"
         for op, call, expected in self.writes:
-            assert (call.done, call.code) == (True, OK)
-            if op == "remove":
+            assert call.done
+            assert call.code in (OK, LOST)
+            if op == "remove" and call.code == OK:
                 assert call.n_removed == expected
         rows = self.one_server.rows
         assert self.network.shards.rows.keys() == rows.keys()
         for key, row in rows.items():
             np.testing.assert_array_equal(self.network.shards.rows[key], row)
         for op, keys, call in self.reads:
-            assert (call.done, call.code) == (True, OK)
+            assert call.done
+            if call.code == LOST:
+                continue
+            assert call.code == OK
             if op == "stats":
                 n_shards = len(self.network.chains)
                 assert sorted(call.reports) == [(shard, 100 + shard) for shard in range(n_shards)]

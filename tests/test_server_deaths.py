@@ -52,6 +52,10 @@ def test_the_only_copy_lost_is_named(tmp_path: Path) -> None:
     lost_copies.lose_a_server(tmp_path)
 
 
+def test_the_only_copy_lost_for_a_while_comes_back_with_all_pushes(tmp_path: Path) -> None:
+    lost_copies.lose_it_for_a_while(tmp_path)
+
+
 def test_servers_join_and_leave_and_are_killed_meanwhile(tmp_path: Path) -> None:
     server_deaths.RUNS["moves"](tmp_path, few(3, 2 * len(elastic_runs.PLANS)))
 

@@ -12,6 +12,7 @@ from fastps.scheduler.cluster_map import map_view
 from fastps.scheduler.condense import condense
 from fastps.scheduler.replay import replay
 from fastps.scheduler.shard_views import ShardView
+from fastps.scheduler.suspicion import AVOID_SECONDS, MUTE_SECONDS
 from fastps.scheduler.views import FILL_SECONDS, FILLS_MAX, SEALS_MAX
 from scheduler_story import bsp, create, error
 from views_story import Fleet
@@ -116,8 +117,10 @@ def test_a_joiner_that_is_never_filled_makes_room_for_others() -> None:
     (chain,) = fleet.chains()
     fleet.kill(chain[0])
     fleet.report(chain[1])
-    fleet.start()
-    fleet.wait(FILL_SECONDS - 1)
+    joiner = fleet.start()
+    for _ in range(int(FILL_SECONDS) - 1):
+        fleet.wait(1)
+        fleet.report(joiner, states=(MEMBER, FILLING))
     assert fleet.filling()
     fleet.wait(1.5)
     assert fleet.filling() == []
@@ -305,6 +308,101 @@ def test_a_move_is_over_when_its_target_goes() -> None:
     fleet.run(3)
     assert fleet.is_full()
     assert fleet.status()["views"]["moving"] == 0
+
+
+# Servers that beat but do not report.
+
+
+def _run_but(fleet: Fleet, mute: int, seconds: float) -> None:
+    """Let time pass while all that are up beat, and all but one report."""
+    for _ in range(round(seconds / 0.1)):
+        fleet.wait(0.1)
+        for server in sorted(fleet.up - {mute}):
+            fleet.report(server)
+
+
+def test_a_failover_that_waits_for_a_mute_server_stops_only_itself() -> None:
+    fleet = Fleet(servers=4, copies=2, shards=64)
+    mute = 1
+    stuck = [key for key, view in fleet.views().items() if set(view.chain) == {0, mute}]
+    others = [key for key, view in fleet.views().items() if mute not in view.chain]
+    assert len(stuck) > 2
+    fleet.kill(0)
+    _run_but(fleet, mute, MUTE_SECONDS - 0.5)
+    assert any(len(fleet.view(key).chain) < 2 for key in others)
+    assert fleet.status()["views"]["mute"] == []
+    _run_but(fleet, mute, 5.5)
+    assert fleet.status()["views"]["mute"] == [mute]
+    assert {fleet.view(key).number for key in stuck} == {1}, "only it has what was acknowledged"
+    for key in others:
+        view = fleet.view(key)
+        assert (len(view.chain), view.sealed, view.joiner) == (2, False, None)
+        assert not {0, mute} & set(view.chain)
+    fleet.run(20)
+    assert fleet.is_full()
+    assert fleet.status()["views"]["mute"] == []
+
+
+def test_nobody_waits_for_a_joiner_that_does_not_report() -> None:
+    fleet = Fleet(servers=2, copies=2, shards=64)
+    mute = fleet.start()
+    _run_but(fleet, mute, 3)
+    assert [fleet.view(key).joiner for key in fleet.filling()] == [mute] * FILLS_MAX
+    new = fleet.start()
+    _run_but(fleet, mute, MUTE_SECONDS)
+    assert mute not in {fleet.view(key).joiner for key in fleet.filling()}
+    assert fleet.status()["views"]["mute"] == [mute]
+    _run_but(fleet, mute, 10)
+    assert any(new in chain for chain in fleet.chains())
+    assert not any(mute in chain for chain in fleet.chains())
+    # It gets another chance: who is asked for nothing cannot say that it is well.
+    fleet.run(AVOID_SECONDS + 10)
+    assert any(mute in chain for chain in fleet.chains())
+    assert fleet.status()["views"]["moving"] == 0
+
+
+def test_a_mute_server_keeps_what_it_has() -> None:
+    """A seal for a move is lifted after a second; at last none is tried any more."""
+    fleet = Fleet(servers=3, copies=2, shards=16)
+    mute = 0
+    fleet.start()
+    while not fleet.status()["views"]["mute"]:
+        assert fleet.now < 200
+        _run_but(fleet, mute, 1)
+    _run_but(fleet, mute, 5)
+    assert fleet.status()["views"]["mute"] == [mute]
+    assert fleet.sealed() == []
+    assert all(view.number == 1 for view in fleet.views().values() if mute in view.chain)
+    assert fleet.status()["servers"][mute]["state"] == "alive"
+    assert fleet.is_full()
+
+
+def test_a_long_fill_and_a_pause_of_the_scheduler_make_nobody_mute() -> None:
+    fleet = Fleet(servers=2, copies=2, shards=1)
+    fleet.kill(fleet.chains()[0][0])
+    for server in sorted(fleet.up):
+        fleet.report(server)
+    joiner = fleet.start()
+    for _ in range(30):
+        fleet.wait(1)
+        fleet.report(joiner, states=(MEMBER, FILLING))
+    fleet.now += 60
+    fleet.state.restart_suspicion(fleet.now)
+    fleet.wait(1)
+    assert fleet.filling()
+    assert fleet.status()["views"]["mute"] == []
+
+
+def test_how_often_servers_were_asked_for_is_told_also_by_the_next_scheduler() -> None:
+    """So that the launcher knows when it is to replace servers that died for good."""
+    fleet = Fleet(servers=3, copies=2)
+    assert fleet.status()["servers_scaled"] == 0
+    fleet.answer(m.ScaleServers(3))
+    fleet.answer(m.ScaleServers(3))
+    assert fleet.status()["servers_scaled"] == 2
+    again = replay(fleet.state.shape, fleet.records, fleet.now)
+    assert again.servers.n_scalings == 2
+    assert [each.leaving for each in again.servers.all()] == [False] * 3
 
 
 # Who waits for whom.

@@ -52,6 +52,11 @@ static_assert(kLaneBytesInFlightMax >= 2 * kRowWidthMax * sizeof(float));
 inline constexpr size_t kClientBytesInFlightMax = size_t{256} << 20;
 static_assert(kClientBytesInFlightMax >= 2 * kLaneBytesInFlightMax);
 
+// Bytes of writes that were numbered before every copy of their shard was lost, kept until it is
+// served again. Beyond it a session gives the shard up. What was under way fits.
+inline constexpr size_t kLostBytesKeptMax = size_t{256} << 20;
+static_assert(kLostBytesKeptMax >= kClientBytesInFlightMax);
+
 // No answer on a connection for this long: it is closed, made anew and everything is sent again.
 // Doubles up to the maximum while the silence lasts.
 inline constexpr int64_t kResendAfterMs = 2000;

@@ -42,8 +42,8 @@ void RaiseFailure(const Call& call) {
   }
   ThrowServerLost(std::string(OpName(call.op())) + " on table '" + table + "': server " +
                       lost_servers + " is lost and with it every copy of " +
-                      std::to_string(shards.size()) + " shards of this call (" + named +
-                      "). Their rows are gone; start the job again",
+                      std::to_string(shards.size()) + " shards of this call (" + named + "). " +
+                      status.message(),
                   py::cast(servers), table, py::cast(shards));
 }
 

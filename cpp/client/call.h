@@ -58,6 +58,7 @@ class Call {
 
   Op op() const { return op_; }
   const ShardPlan& plan() const { return *plan_; }
+  const std::shared_ptr<const ShardPlan>& shared_plan() const { return plan_; }
   const Batch& batch() const { return *batch_; }
 
   // The parts of one message, with its keys: a read's name no values.

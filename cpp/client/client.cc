@@ -83,6 +83,12 @@ void Client::InstallMap(std::shared_ptr<const ClusterMap> map) {
   if (lanes_) {
     if (const Status open = OpenStatus(); open.ok()) {
       lanes_->traffic().Replan(map_);
+      for (std::shared_ptr<Call>& resumed : lanes_->traffic().TakeResumed()) {
+        resumed->clock = clock_;  // the scheduler may have heard of the end of its own step
+        writes_.push_back(resumed);
+        background_.push_back(std::move(resumed));
+        NeedBackgroundThread();
+      }
     } else {
       lanes_->traffic().FailAll(open);
     }

@@ -118,7 +118,7 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
       for (const PartHeader& part : messages[i].parts) {
         call.NameLost(part.shard, call.plan().route->views[part.shard.value].chain());
       }
-      call.FailMessage(i, Status(Code::kServerLost, "every copy of the shard is lost"));
+      call.FailMessage(i, Status(Code::kServerLost, "Their rows are gone; start the job again"));
       continue;
     }
     const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];

@@ -50,7 +50,7 @@ class InFlight {
   // (Pieces of one message share no shard.)
   void Enqueue(std::shared_ptr<OutMessage> message) {
     queued_bytes_ += message->bytes();
-    const Turn turn{message->number, message->places.empty() ? 0 : message->places[0]};
+    const Turn turn{message->number, message->parts.empty() ? 0 : message->parts[0].shard.value};
     queued_.emplace(turn, std::move(message));
   }
 
@@ -110,7 +110,7 @@ class InFlight {
  private:
   struct Turn {
     uint64_t number;
-    uint32_t first_place;
+    uint32_t first_shard;
     friend auto operator<=>(const Turn&, const Turn&) = default;
   };
 

@@ -7,7 +7,15 @@
 namespace fastps {
 namespace {
 
-Status LostStatus() { return Status(Code::kServerLost, "every copy of the shard is lost"); }
+Status LostStatus() {
+  return Status(Code::kServerLost, "Their rows are gone; start the job again");
+}
+
+Status GivenUpStatus() {
+  return Status(Code::kServerLost,
+                "Should it be back: more of this session's writes to them were under way than are "
+                "kept; connect again to write to them");
+}
 
 Status DroppedStatus(const TableSpec& spec) {
   return Status(Code::kTableNotFound,
@@ -43,6 +51,20 @@ Buffer GatherSlices(const T* from, size_t n_slices, CountOf count_of,
   }
   return gathered;
 }
+
+// The batch of one message that was gathered and goes on without the call that it came from.
+class KeptBatch final : public Batch {
+ public:
+  explicit KeptBatch(const OutMessage& message) {
+    messages_.push_back({0, message.parts, 0, message.n_keys, message.n_values});
+    keys_ = message.keys;
+  }
+  // Requires of all: never called. Its values were gathered, and a write brings no rows.
+  void GatherSums(size_t, const float*, float*) const override {}
+  void GatherLast(size_t, const float*, float*) const override {}
+  void Scatter(size_t, const float*, float*) const override {}
+  void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
+};
 
 }  // namespace
 
@@ -81,8 +103,10 @@ const std::vector<Traffic::Destination>* Traffic::DestinationsOf(const Call& cal
   std::vector<Destination>& made = destinations_[{spec.id, use}];
   for (uint32_t shard = 0; shard < route->views.size(); ++shard) {
     const ShardView& view = route->views[shard];
-    made.push_back(
-        {LaneOfShard(*map_, view, ShardId(shard), use), view.number, map_->IsLost(view)});
+    const auto kept = kept_.find({spec.id, ShardId(shard)});
+    const bool given_up = use == Use::kWrite && kept != kept_.end() && kept->second.given_up;
+    made.push_back({LaneOfShard(*map_, view, ShardId(shard), use), view.number,
+                    given_up || map_->IsLost(view), given_up});
   }
   return &made;
 }
@@ -97,16 +121,17 @@ bool Traffic::FailIfLost(Call& call) {
   const auto* const destinations = DestinationsOf(call);
   bool any_lost = false;
   for (size_t i = 0; i < messages.size(); ++i) {
-    bool lost = false;
+    bool lost = false, given_up = false;
     for (const PartHeader& part : messages[i].parts) {
       if (destinations == nullptr || !(*destinations)[part.shard.value].lost) continue;
       NameLost(call, part.shard);
       lost = true;
+      given_up = given_up || (*destinations)[part.shard.value].given_up;
     }
     if (destinations == nullptr) {
       call.FailMessage(i, DroppedStatus(call.plan().spec()));
     } else if (lost) {
-      call.FailMessage(i, LostStatus());
+      call.FailMessage(i, given_up ? GivenUpStatus() : LostStatus());
     }
     any_lost = any_lost || lost || destinations == nullptr;
   }
@@ -184,6 +209,7 @@ void Traffic::Replan(std::shared_ptr<const ClusterMap> map) {
     message->omit_keys = false;  // where it goes they need not be known
     Place(std::move(message));
   }
+  SendKept();
   std::erase_if(lanes_, [this](const auto& entry) {
     const ServerInfo* const server = map_->FindServer(entry.first.server);
     return entry.second.empty() && (server == nullptr || server->lost);
@@ -207,6 +233,7 @@ void Traffic::Place(std::shared_ptr<OutMessage> message) {
       parts_of_lane[now.lane].push_back(i);
     }
   }
+  Keep(*message, lost);
   if (parts_of_lane.empty()) return Fail(*message, LostStatus());
   if (lost.empty() && parts_of_lane.size() == 1) {
     lanes_[parts_of_lane.begin()->first].Enqueue(std::move(message));
@@ -217,9 +244,54 @@ void Traffic::Place(std::shared_ptr<OutMessage> message) {
     message->joined = std::make_shared<JoinedReply>(call.op(), message->parts);
   }
   for (const auto& [lane, chosen] : parts_of_lane) lanes_[lane].Enqueue(CutOut(*message, chosen));
-  // What the other parts were numbered for must arrive all the same, or the shards would wait for
-  // these numbers for ever.
+  // The parts of other shards must arrive all the same, or these would wait for their numbers.
   if (!lost.empty()) Fail(*CutOut(*message, lost), LostStatus());
+}
+
+void Traffic::Keep(OutMessage& message, std::span<const uint32_t> lost) {
+  const Call& call = *message.call;
+  if (lost.empty() || !IsWrite(call.op())) return;
+  Gather(message);
+  const TableId table = call.plan().spec().id;
+  const auto shard_of = [&](uint32_t part) { return message.parts[part].shard; };
+  for (size_t begin = 0, end = 0; begin < lost.size(); begin = end) {
+    while (end < lost.size() && shard_of(lost[end]) == shard_of(lost[begin])) ++end;
+    Kept& kept = kept_[{table, shard_of(lost[begin])}];
+    if (kept.given_up) continue;
+    std::shared_ptr<OutMessage> piece = CutOut(message, lost.subspan(begin, end - begin));
+    // The call that it came from fails now, and its arrays and keys may go.
+    piece->call = std::make_shared<Call>(call.op(), call.shared_plan(),
+                                         std::make_shared<KeptBatch>(*piece), CallArrays{});
+    piece->call->argument = call.argument;
+    piece->call->n_late_pushes = call.n_late_pushes;
+    piece->call->session_refused = call.session_refused;
+    piece->index = 0;
+    piece->joined = nullptr;
+    piece->places.clear();
+    bytes_kept_ += piece->bytes();
+    kept.messages.push_back(std::move(piece));
+    if (bytes_kept_ <= bytes_kept_max_) continue;
+    // Without this one those after it could never be applied.
+    for (const auto& each : kept.messages) bytes_kept_ -= each->bytes();
+    kept = {.messages = {}, .given_up = true};
+  }
+}
+
+void Traffic::SendKept() {
+  for (auto next = kept_.begin(); next != kept_.end();) {
+    const auto here = next++;
+    Kept& kept = here->second;
+    if (kept.given_up) continue;
+    const auto* const destinations = DestinationsOf(*kept.messages[0]->call);
+    if (destinations != nullptr && (*destinations)[here->first.second.value].lost) continue;
+    for (std::shared_ptr<OutMessage>& message : kept.messages) {
+      bytes_kept_ -= message->bytes();
+      if (destinations == nullptr) continue;  // the table was dropped
+      resumed_.push_back(message->call);
+      Place(std::move(message));
+    }
+    kept_.erase(here);
+  }
 }
 
 std::shared_ptr<OutMessage> Traffic::CutOut(const OutMessage& message,
@@ -316,6 +388,8 @@ void Traffic::FailAll(const Status& status) {
   for (auto& [address, lane] : lanes_) {
     for (const auto& message : lane.TakeAll()) Fail(*message, status);
   }
+  kept_.clear();
+  bytes_kept_ = 0;
 }
 
 size_t Traffic::bytes_in_flight() const {

@@ -6,6 +6,11 @@
 // goes again, the same content under the same sequences, to where its shards are now - in pieces
 // when these are several lanes. The shards' order of writes stays, because all messages of a shard
 // are on one lane, which sends by number.
+//
+// A write that was numbered before every copy of its shard was lost fails its call but is *kept*:
+// the shard may come back with all it had, and would wait for that number for ever. A map that
+// shows it served again sends the same content on, before any later write; later writes meanwhile
+// are refused before they are numbered.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +46,10 @@ class Traffic {
  public:
   using Lanes = std::map<LaneAddress, InFlight>;
 
-  Traffic(BufferPool& buffers, std::shared_ptr<const ClusterMap> map)
-      : buffers_(buffers), map_(std::move(map)) {}
+  // `bytes_kept_max` bounds what is kept of writes to lost shards.
+  Traffic(BufferPool& buffers, std::shared_ptr<const ClusterMap> map,
+          size_t bytes_kept_max = limits::kLostBytesKeptMax)
+      : buffers_(buffers), bytes_kept_max_(bytes_kept_max), map_(std::move(map)) {}
 
   const ClusterMap& map() const { return *map_; }
   Lanes& lanes() { return lanes_; }
@@ -64,6 +71,10 @@ class Traffic {
   // Makes `map` the one in force. Lanes without messages to servers that are lost or gone end.
   void Replan(std::shared_ptr<const ClusterMap> map);
 
+  // The calls that the newest maps made of kept writes; nobody waits for them yet. Each is given
+  // once.
+  std::vector<std::shared_ptr<Call>> TakeResumed() { return std::exchange(resumed_, {}); }
+
   // Takes what came on a lane in answer to a message.
   void OnReply(LaneAddress lane, const Reply& reply, int64_t now_ms);
 
@@ -72,13 +83,22 @@ class Traffic {
 
   // Of all messages that have not ended.
   size_t bytes_in_flight() const;
+  // Of writes to lost shards that are kept.
+  size_t bytes_kept() const { return bytes_kept_; }
 
  private:
   // Where the parts of one shard go by the map in force.
   struct Destination {
     LaneAddress lane;
     ViewNumber view;
-    bool lost;
+    bool lost;      // nothing is to be sent there
+    bool given_up;  // because this session cannot, whoever serves the shard
+  };
+
+  // Writes to one lost shard that have their sequences.
+  struct Kept {
+    std::vector<std::shared_ptr<OutMessage>> messages;  // in no order
+    bool given_up = false;  // they were too many: the session cannot write there any more
   };
 
   static void SendMissing(InFlight& lane, const OutMessage& refused, const Reply& reply);
@@ -89,16 +109,24 @@ class Traffic {
   void Place(std::shared_ptr<OutMessage> message);
   // A piece of `message` with the parts `chosen`, which rise. Requires: its values are gathered.
   std::shared_ptr<OutMessage> CutOut(const OutMessage& message, std::span<const uint32_t> chosen);
+  // Keeps the `lost` parts of a message, which rise: each shard's as a call of its own.
+  void Keep(OutMessage& message, std::span<const uint32_t> lost);
+  // Sends on what is kept of shards that are served again.
+  void SendKept();
   void NameLost(Call& call, ShardId shard) const;
   void Fail(OutMessage& message, const Status& status);
   static void EndJoined(OutMessage& message);
 
   BufferPool& buffers_;
+  const size_t bytes_kept_max_;
   std::shared_ptr<const ClusterMap> map_;
   Lanes lanes_;
   std::map<std::pair<TableId, Use>, std::vector<Destination>> destinations_;
   std::unordered_map<TableId, std::vector<Sequence>> last_sequences_;  // by shard
   uint64_t last_message_number_ = 0;
+  std::map<std::pair<TableId, ShardId>, Kept> kept_;
+  size_t bytes_kept_ = 0;  // of all messages in kept_; <= bytes_kept_max_
+  std::vector<std::shared_ptr<Call>> resumed_;
 };
 
 }  // namespace fastps

@@ -6,6 +6,7 @@ answered. It never touches the cluster, but to read at the end what the servers 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,17 +103,20 @@ class Checker:
         unheard = [server for server in chain if server not in reports]
         if unheard:
             self.wrong(f"shard {shard}: {unheard} are in view {number} but did not report sealed")
-        # A successor's log is a prefix of its predecessor's; whoever joins must have all of it.
         kept = [server for server in members if server in chain]
-        heard = kept or [server for server in members if server in reports]
-        highest = max((reports[server] for server in heard), default=-1)
-        in_order = kept == list(chain)
-        for place, server in enumerate(chain):
-            if reports[server] != highest and (place == 0 or not in_order):
+        if kept != list(chain):
+            # Only who has all may be anywhere, and a seal makes the index of all final.
+            heard = kept or [server for server in members if server in reports]
+            highest = max((reports[server] for server in heard), default=-1)
+            if any(reports[server] != highest for server in chain):
                 self.wrong(
                     f"S1: shard {shard}: view {number} {chain} comes of view {former} {members}, "
                     f"and the indexes are {reports}"
                 )
+        # Entries under way still flow down a sealed chain, so what was reported may be older of a
+        # predecessor than of its successor. What they hold at one instant can be compared.
+        found = {each: self._cluster.server_of_id[each].chain.digest(*shard) for each in kept}
+        self._compare_logs(shard, kept, {each: at[1] for each, at in found.items() if at})
         self.views[shard] = (number, chain)
         self._chains[(*shard, number)] = chain
 
@@ -191,7 +195,11 @@ class Checker:
     # Servers.
 
     def compare_replicas(self) -> None:
-        """S8: whoever is at the same (view, index, folded) of a shard holds the same."""
+        """S8: whoever is at the same (view, index, folded) of a shard holds the same.
+
+        And S1: no member of a chain is ahead of one before it.
+        """
+        indexes: dict[ShardId, dict[int, int]] = {at: {} for at in self.views}
         for server in self._cluster.live_servers():
             if server.chain is None:
                 continue
@@ -202,12 +210,25 @@ class Checker:
                     continue
                 self.n_digests += 1
                 *where, digest = found
+                indexes[at][server.server_id] = where[1]
                 known, by = self._digests.setdefault((*at, *where, version), (digest, str(server)))
                 if known != digest:
                     self.wrong(
                         f"S8: {server} and {by} differ in shard {at} at (view, index, folded) "
                         f"{tuple(where)}"
                     )
+        for at, (_, chain) in self.views.items():
+            self._compare_logs(at, chain, indexes[at])
+
+    def _compare_logs(self, at: ShardId, chain: Sequence[int], indexes: dict[int, int]) -> None:
+        """S1: a member's log is a prefix of that of each before it; indexes are of this instant."""
+        held = [(server, indexes[server]) for server in chain if server in indexes]
+        for (before, index_before), (after, index_after) in itertools.pairwise(held):
+            if index_before < index_after:
+                self.wrong(
+                    f"S1: shard {at} in view {self.views[at]}: server {after} is at index "
+                    f"{index_after}, and {before} before it at {index_before}"
+                )
 
     def lost_shards(self) -> set[ShardId]:
         """Return the shards of whose newest journalled view no member lives."""

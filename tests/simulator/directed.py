@@ -176,5 +176,20 @@ DIRECTED: dict[str, Plan] = {
         Fault(2003 * MS, "scheduler", duration=50 * MS),
         tables=_all_kinds(2),
     ),
+    # It is silent to all, is given up and begun again in the same view. It has the second image
+    # before it hears of either, and with the first of these maps it drops what it was filled with.
+    "a joiner does not hear that it was given up": replace(
+        _plan(
+            Fault(499 * MS, "cut", "server1", "server0", 1201 * MS),
+            Fault(500 * MS, "crash", "server2", duration=NEVER, flag=True, told=True),
+            Fault(550 * MS, "cut", "server0", "scheduler", 1250 * MS),
+            Fault(550 * MS, "cut", "scheduler", "server0", 3600 * SECOND, flag=True),
+            tables=_asp(2),
+        ),
+        seed=7,
+        load_time=2 * SECOND,
+        think=3000.0 * MS,
+        settle_time=40 * SECOND,
+    ),
     **{f"a deposed tail and a late map, {seed}": _late_map(seed) for seed in range(1, 6)},
 }

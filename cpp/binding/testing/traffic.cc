@@ -43,7 +43,8 @@ struct OwnCall {
 
 class TrafficUnderTest {
  public:
-  explicit TrafficUnderTest(const py::dict& map) : map_(MapOf(map)), traffic_(*pool_, map_) {}
+  TrafficUnderTest(const py::dict& map, size_t bytes_kept_max)
+      : map_(MapOf(map)), traffic_(*pool_, map_, bytes_kept_max) {}
 
   // The plan by the map in force; calls may be planned with one and start with a later one.
   std::shared_ptr<const ShardPlan> Plan(int op, uint32_t table) const {
@@ -84,6 +85,18 @@ class TrafficUnderTest {
   void Replan(const py::dict& map) {
     map_ = MapOf(map);
     traffic_.Replan(map_);
+    for (auto& call : traffic_.TakeResumed()) resumed_.push_back(std::move(call));
+  }
+
+  // (how many writes that were kept went on, how many of these were answered, the first failure).
+  std::tuple<size_t, size_t, int> Resumed() const {
+    size_t n_done = 0;
+    Code failure = Code::kOk;
+    for (const auto& call : resumed_) {
+      n_done += call->done();
+      if (failure == Code::kOk) failure = call->status().code();
+    }
+    return {resumed_.size(), n_done, static_cast<int>(failure)};
   }
 
   // Sends what the windows allow: a dict for each request.
@@ -118,6 +131,7 @@ class TrafficUnderTest {
   void FailAll() { traffic_.FailAll(Status(Code::kClosed, "closed")); }
   void GatherQueued(const OwnCall& own) { traffic_.GatherQueued(*own.call); }
   size_t BytesInFlight() const { return traffic_.bytes_in_flight(); }
+  size_t BytesKept() const { return traffic_.bytes_kept(); }
   std::vector<std::pair<uint32_t, uint32_t>> Lanes() const {
     std::vector<std::pair<uint32_t, uint32_t>> lanes;
     for (const auto& [address, lane] : traffic_.lanes()) {
@@ -151,6 +165,7 @@ class TrafficUnderTest {
   const std::shared_ptr<BufferPool> pool_ = BufferPool::Create();
   std::shared_ptr<const ClusterMap> map_;
   Traffic traffic_;
+  std::vector<std::shared_ptr<Call>> resumed_;
   uint64_t last_request_id_ = 0;
   Decoder decoder_;
 };
@@ -186,7 +201,8 @@ void BindTraffic(py::module_& m) {
 
   const auto now_ms = py::arg("now_ms");
   py::class_<TrafficUnderTest>(m, "Traffic")
-      .def(py::init<const py::dict&>(), py::arg("map"))
+      .def(py::init<const py::dict&, size_t>(), py::arg("map"),
+           py::arg("bytes_kept_max") = limits::kLostBytesKeptMax)
       .def(
           "plan",
           [](const TrafficUnderTest& t, int op, uint32_t table) {
@@ -205,6 +221,8 @@ void BindTraffic(py::module_& m) {
       .def("fail_all", &TrafficUnderTest::FailAll)
       .def("gather_queued", &TrafficUnderTest::GatherQueued, py::arg("call"))
       .def_property_readonly("bytes_in_flight", &TrafficUnderTest::BytesInFlight)
+      .def_property_readonly("bytes_kept", &TrafficUnderTest::BytesKept)
+      .def_property_readonly("resumed", &TrafficUnderTest::Resumed)
       .def_property_readonly("lanes", &TrafficUnderTest::Lanes);
 }
 

@@ -25,7 +25,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Change the number of servers of a running job. Its launcher starts further "
         "ones, up to its --max-servers, and they take over their part of the shards; servers that "
         "leave, the newest first, give theirs away and are then ended. The workers go on "
-        "meanwhile. Waits until all is done.",
+        "meanwhile. Servers that died and were not started again are replaced, also when N is what "
+        "it was. Waits until all is done.",
         epilog="example: fastps scale --job job.json --servers 3",
     )
     add_job(parser)

@@ -91,6 +91,8 @@ def _views(views: dict[str, Any]) -> str:
     parts = [f"{views['moving']} shards changing" if views["moving"] else "no shard changes"]
     if views["moving"]:
         parts[0] += f" ({views['filling']} being filled, {views['sealed']} sealed)"
+    if mute := views.get("mute"):
+        parts[0] += f"; server {', '.join(map(str, mute))} beats but does not report"
     last = views["last_failover"]
     if last is None:
         return parts[0] + ", no failover yet"

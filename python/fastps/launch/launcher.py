@@ -78,6 +78,7 @@ class Supervisor:
         self._scheduler_since = self._scheduler_until = 0.0
         self._scheduler_due = math.inf
         self._slots: list[Slot] = []
+        self._scalings_seen = 0
         self._stop_signal: int | None = None
         self._kill_now = False
         self._ending = False
@@ -269,7 +270,13 @@ class Supervisor:
         if self._ending or self._stop_signal is not None:
             return
         retired = elastic.retired_pids(status)
-        places = [slot for slot in self._slots if slot.role == "server" and not slot.is_retired]
+        servers = [slot for slot in self._slots if slot.role == "server"]
+        scalings = int(status.get("servers_scaled", 0))
+        if scalings > self._scalings_seen:
+            self._scalings_seen = scalings
+            for slot in servers:
+                slot.is_free = slot.process is None
+        places = [slot for slot in servers if not (slot.is_retired or slot.is_free)]
         for slot in places:
             if slot.process is not None and slot.process.pid in retired:
                 slot.is_retired = True

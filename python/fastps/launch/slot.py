@@ -27,6 +27,9 @@ class Slot:
         Where the running one can be reached, once it is ready.
     is_retired : bool
         Servers: it gave its shards away, so its process ends and nobody takes its place.
+    is_free : bool
+        Servers: the last one ended for good, and a number of servers was asked for since: others
+        make up that number.
     """
 
     role: str
@@ -40,3 +43,4 @@ class Slot:
     code: int | None = None
     address: str | None = None
     is_retired: bool = False
+    is_free: bool = False

@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastps.scheduler.facts import INCARNATION_SHIFT
 from fastps.scheduler.ring import place_chains
 from fastps.scheduler.suspicion import SilentPairs
 
@@ -73,6 +74,9 @@ class Planner:
         self._repairs: deque[ShardKey] = deque()
         self._moves: deque[ShardKey] = deque()
         self._rests: dict[ShardKey, tuple[float, float]] = {}  # until when, and how long
+        self._begun: set[ShardKey] = set()  # shards whose view this incarnation began
+        # Since which map a server that was a shard's joiner is not that any more.
+        self._ended: dict[ShardKey, dict[int, int]] = {}
         self._is_stale = True
         self._is_uncounted = False
         self._looked_at = 0.0
@@ -101,9 +105,15 @@ class Planner:
         seconds = min(2 * seconds, REST_SECONDS_MAX)
         self._rests[key] = (now + seconds, seconds)
 
+    def not_filled(self, key: ShardKey, joiner: int, version: int) -> None:
+        """Take note that a server is not to be filled any more since this map, in the same view."""
+        self._ended.setdefault(key, {})[joiner] = version
+
     def changed(self, key: ShardKey) -> None:
         """Take note that a shard has a new chain."""
         self._rests.pop(key, None)
+        self._begun.add(key)
+        self._ended.pop(key, None)
 
     def look(self, busy: Container[ShardKey], now: float) -> None:
         """Find the shards that are to change, if something has happened since the last time."""
@@ -141,17 +151,19 @@ class Planner:
         """Return how a shard is to change; None: not, or not now."""
         table = self._facts.tables.by_id(key[0])
         assert table is not None
-        view, suspect = table.views[key[1]], self._facts.servers.is_suspect
-        if any(suspect(member) for member in view.chain) or now < self._rests.get(key, (now, 0))[0]:
+        view, servers = table.views[key[1]], self._facts.servers
+        if any(servers.is_suspect(each) or servers.is_mute(each) for each in view.chain):
+            return None  # its seal would wait for them
+        if now < self._rests.get(key, (now, 0))[0]:
             return None
         if len(view.chain) < table.replication:
             for server in self._spares(table, key[1]):
-                if not self._pairs.avoided(view.chain[-1], server):
+                if self._may_fill(key, view.chain[-1], server):
                     return Plan(server)
         missing = [each for each in self._target(table, key[1]) if each not in view.chain]
         joiner = missing[0] if missing else None
         if joiner is not None and (
-            joiner not in self._fit or self._pairs.avoided(view.chain[-1], joiner)
+            joiner not in self._fit or not self._may_fill(key, view.chain[-1], joiner)
         ):
             return None
         after = self.next_chain(table, key[1], joiner)
@@ -221,6 +233,20 @@ class Planner:
 
     def _has_avoided(self, chain: tuple[int, ...]) -> bool:
         return any(self._pairs.avoided(*pair) for pair in itertools.pairwise(chain))
+
+    def _may_fill(self, key: ShardKey, tail: int, joiner: int) -> bool:
+        """Whether a tail may fill a server now.
+
+        One that was filled in this view before may be so again once both have heard that this had
+        ended: the view is the same, and who missed it would go on with what the other has dropped.
+        """
+        # Another incarnation may have had it filled.
+        first = 0 if key in self._begun else self._facts.incarnation << INCARNATION_SHIFT
+        ended = self._ended.get(key, {}).get(joiner, first)
+        known = [self._facts.servers.find(each) for each in (tail, joiner)]
+        return not self._pairs.avoided(tail, joiner) and all(
+            each is not None and each.map_version >= ended for each in known
+        )
 
     def copies_to_make(self, keys: Iterable[ShardKey]) -> int:
         """Return how many members these shards still get."""

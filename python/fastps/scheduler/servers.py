@@ -4,7 +4,8 @@
 without it; it may come back at any time, and then holds nothing. *Lost* is one whose process has
 exited, whose connection is closed, or that was silent for `SERVER_SILENCE` seconds: what only it
 held is lost with it, until the same process life (`boot_id`) speaks again. Where there is one copy,
-nothing is gained by haste. A server started again is another server.
+nothing is gained by haste. A server started again is another server. *Mute* is one that beats but
+does not report (`suspicion.MuteServers`): it goes on serving, but nothing new is begun with it.
 
 Pure: `now` (seconds of a steady clock) is an argument. Not thread-safe; the scheduler's one thread
 uses it.
@@ -12,6 +13,7 @@ uses it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 __all__ = ["SERVERS_MAX", "SERVER_SILENCE", "SUSPECT_SILENCE", "Server", "Servers"]
@@ -38,6 +40,8 @@ class Server:
         Why it is lost (exit, disconnect, silence, behind); empty while it is alive.
     suspect : bool
         Whether chains go on without it where they can. Lost servers are suspect.
+    mute : bool
+        Whether it beats but does not report.
     told_to_leave : bool
         Whether fewer servers are wanted, and this is one of those that go.
     leaving : bool
@@ -63,6 +67,7 @@ class Server:
     chain_endpoints: tuple[str, ...] = ()
     lost: str = ""
     suspect: bool = False
+    mute: bool = False
     told_to_leave: bool = False
     leaving: bool = False
     peer: bytes | None = None
@@ -84,7 +89,7 @@ class Server:
     @property
     def is_fit(self) -> bool:
         """Whether new shards may be put on it."""
-        return not (self.suspect or self.leaving)
+        return not (self.suspect or self.mute or self.leaving)
 
 
 class Servers:
@@ -105,6 +110,9 @@ class Servers:
     ----------
     wanted : int
         How many servers the job is to have; at first those that were launched.
+    n_scalings : int
+        How often that was said since. With each time, places of servers that died for good are
+        free.
     outstanding : int
         Servers that are still to come: launched or being started again, and not given up.
     changes : int
@@ -114,7 +122,7 @@ class Servers:
     def __init__(self, expected: int, now: float, patience: float, is_judged: bool = True) -> None:
         self.expected = expected
         self.wanted = expected
-        self.was_scaled = False
+        self.n_scalings = 0
         self.outstanding = expected
         self.changes = 0
         self._patience = patience
@@ -143,6 +151,17 @@ class Servers:
     def is_suspect(self, server_id: int) -> bool:
         """Whether the server of that number is suspect."""
         return self._servers[server_id].suspect
+
+    def is_mute(self, server_id: int) -> bool:
+        """Whether the server of that number beats but does not report."""
+        return self._servers[server_id].mute
+
+    def set_mute(self, mute: Collection[int]) -> None:
+        """Let exactly these servers be mute."""
+        for server in self._servers:
+            if server.mute != (server.server_id in mute):
+                server.mute = not server.mute
+                self.changes += 1
 
     def is_leaving(self, server_id: int) -> bool:
         """Whether the server of that number is to leave."""
@@ -185,7 +204,7 @@ class Servers:
     def scale(self, wanted: int, leaving: tuple[int, ...]) -> None:
         """Want so many servers; exactly these are told to leave."""
         self.wanted = wanted
-        self.was_scaled = True
+        self.n_scalings += 1
         for server in self._servers:
             server.told_to_leave = server.server_id in leaving
         self._changed()
@@ -211,7 +230,7 @@ class Servers:
         Only a job that was scaled has an opinion: who starts servers by hand gets to keep them.
         """
         staying = [each.server_id for each in self.alive() if not each.told_to_leave]
-        return tuple(staying[self.wanted :]) if self.was_scaled else ()
+        return tuple(staying[self.wanted :]) if self.n_scalings else ()
 
     def _changed(self) -> None:
         """Take note that a server came, went, came back, or was told to leave."""

@@ -294,9 +294,8 @@ class SchedulerState(Facts):
                 f"the job cannot be scaled to {wanted} servers: its tables have {copies} copies of "
                 f"each shard, and --max-servers is {most}; give {copies} to {most}"
             )
-        leaving = self.servers.surplus(wanted)
-        if (wanted, leaving) != (self.servers.wanted, self.servers.told_to_leave()):
-            self._scale_to(wanted, leaving)
+        # Also when nothing is new: who asks again wants the dead to be replaced.
+        self._scale_to(wanted, self.servers.surplus(wanted))
         return [Reply(*ticket, m.Done())]
 
     def _scale_to(self, wanted: int, leaving: tuple[int, ...]) -> None:

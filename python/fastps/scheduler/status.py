@@ -38,6 +38,7 @@ def status_of(state: Facts, views: JsonDict, uptime: float, now: float) -> JsonD
         "uptime_s": round(uptime, 3),
         "servers_expected": state.servers.expected,
         "servers_wanted": state.servers.wanted,
+        "servers_scaled": state.servers.n_scalings,
         "servers_outstanding": state.servers.outstanding,
         "servers": [
             {

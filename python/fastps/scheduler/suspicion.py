@@ -1,18 +1,23 @@
-"""What is remembered of failures: which servers cannot reach each other, and how failovers went.
+"""What is remembered of failures: silent pairs of servers, mute servers, and how failovers went.
 
 Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from fastps.scheduler.wire import JsonDict
 
-__all__ = ["AVOID_SECONDS", "Failover", "Failovers", "SilentPairs"]
+__all__ = ["AVOID_SECONDS", "MUTE_SECONDS", "Failover", "Failovers", "MuteServers", "SilentPairs"]
 
 # A link that failed is likely to fail again at once; a partition seldom lasts minutes.
 AVOID_SECONDS = 30.0
+# Reports come five times a second. A server may be busy with a map that makes large tables.
+MUTE_SECONDS = 5.0
+# A tick that comes later than this says nothing of the time before it.
+TICK_SECONDS_MAX = 0.5
 
 
 class SilentPairs:
@@ -42,6 +47,44 @@ class SilentPairs:
         for pair in over:
             del self._until[pair]
         return bool(over)
+
+
+class MuteServers:
+    """Servers that beat, but for `MUTE_SECONDS` did not report what they were asked for.
+
+    Nothing is begun that needs their word, until they say it or `AVOID_SECONDS` are over: who is
+    asked for nothing says nothing.
+    """
+
+    def __init__(self) -> None:
+        self._owed: dict[int, float] = {}  # seconds for which they were asked since their last word
+        self._until: dict[int, float] = {}
+        self._ticked_at = 0.0
+
+    def all(self) -> Collection[int]:
+        """Return the mute ones."""
+        return self._until.keys()
+
+    def said(self, server: int) -> bool:
+        """Take note that a server reported what it was asked for; return whether it was mute."""
+        self._owed.pop(server, None)
+        return self._until.pop(server, None) is not None
+
+    def tick(self, owing: Collection[int], now: float) -> None:
+        """Let time pass in which these servers, which beat, owed a report."""
+        passed = min(now - self._ticked_at, TICK_SECONDS_MAX)
+        self._ticked_at = now
+        self._until = {server: until for server, until in self._until.items() if now < until}
+        for server in owing:
+            owed = self._owed[server] = self._owed.get(server, 0.0) + passed
+            if owed > MUTE_SECONDS and server not in self._until:
+                self._until[server] = now + AVOID_SECONDS
+                del self._owed[server]
+
+    def restart(self, now: float) -> None:
+        """Start all waits anew: the scheduler itself had been away."""
+        self._ticked_at = now
+        self._owed.clear()
 
 
 def _pair(one: int, other: int) -> tuple[int, int]:

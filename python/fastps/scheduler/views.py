@@ -11,6 +11,11 @@ that map; the next view is journalled and published.
 - **Joiner**: the tail fills it; once it says that it follows, the shard is sealed; once all members
   and the joiner report the same index, any of them may be anywhere in the next chain.
 
+A server that beats but does not report what it is asked for stops the changes that need its word,
+not the others: once it is mute (`suspicion.MuteServers`), fills from and to it end, and what waits
+for it takes nobody's turn. A failover in which only mute members are left waits: they alone have
+what was acknowledged.
+
 With nobody left a shard keeps its view until a member speaks again. With one member nothing is
 gained by haste: it is not sealed when that one is silent.
 
@@ -27,7 +32,7 @@ from fastps.scheduler.changes import Change
 from fastps.scheduler.moves import Planner, ShardKey
 from fastps.scheduler.records import ViewsChanged
 from fastps.scheduler.shard_views import ShardView
-from fastps.scheduler.suspicion import Failovers, SilentPairs
+from fastps.scheduler.suspicion import MUTE_SECONDS, Failovers, MuteServers, SilentPairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,7 +59,7 @@ FILL_SECONDS = 120.0
 SEAL_SECONDS = 1.0
 # A member that beats but does not report is stuck. It may be busy with a map that makes large
 # tables, so it gets longer than a silent one; those that did report wait for it.
-REPORT_SECONDS = 5.0
+REPORT_SECONDS = MUTE_SECONDS
 
 
 class Views:
@@ -75,6 +80,7 @@ class Views:
 
     def __init__(self, facts: Facts) -> None:
         self.pairs = SilentPairs()
+        self.mute = MuteServers()
         self.failovers = Failovers()
         self.planner = Planner(facts, self.pairs)
         self._facts = facts
@@ -111,6 +117,8 @@ class Views:
             self._touched[change.key] = None
             if change.sealed_since and version >= change.sealed_since and state != FILLING:
                 change.indices[me] = index
+            if (state == FILLING or me in change.indices) and self.mute.said(me):
+                self._facts.servers.set_mute(self.mute.all())
         for silent in report.silent:
             self._silent_to(me, silent, version, now)
 
@@ -126,6 +134,10 @@ class Views:
                 is_filling and now - change.joined_at > FILL_SECONDS
             ):
                 self._give_up(change, now)
+        owing = {member for change in self._changes.values() for member in self._missing(change)}
+        is_suspect = self._facts.servers.is_suspect
+        self.mute.tick([server for server in owing if not is_suspect(server)], now)
+        self._facts.servers.set_mute(self.mute.all())
         if self.pairs.tick(now):
             self.planner.look_again()
         self._is_tick = True
@@ -134,6 +146,7 @@ class Views:
         """Start all waits anew: the scheduler itself had been away."""
         for change in self._changes.values():
             change.sealed_at = change.joined_at = now
+        self.mute.restart(now)
 
     def settle(self, now: float) -> None:
         """Do what can be done now. To be called at the end of each step."""
@@ -167,8 +180,11 @@ class Views:
 
     @property
     def is_failing_over(self) -> bool:
-        """Whether a shard waits for its next view, and some of its members are left."""
-        return any(each.is_failover and self._left(each) for each in self._changes.values())
+        """Whether a shard waits for its next view, and members are left that are not mute."""
+        return any(
+            each.is_failover and self._left(each) and not self._is_stuck(each)
+            for each in self._changes.values()
+        )
 
     def status(self, now: float) -> JsonDict:
         """Return what is under way, and the failovers so far; CONTROL.md lists the names."""
@@ -182,6 +198,7 @@ class Views:
                 "moved_fraction": round(planner.copies_moved / planner.copies, 4),
             }
         return {
+            "mute": sorted(self.mute.all()),
             "sealed": sum(each.sealed_since > 0 for each in changes),
             "filling": sum(each.joined_since > 0 for each in changes),
             "moving": len(self._changes) + len(planner.unplaced),
@@ -206,14 +223,18 @@ class Views:
                     self._fail_over(table, shard, suspects, now)
 
     def _check_joiners(self, now: float) -> None:
-        """Stop filling where the joiner, or the last that could fill it, is gone or not wanted."""
+        """Stop filling where the joiner, or who fills it, is gone, mute or not wanted."""
         for change in list(self._changes.values()):
             view = change.view
             if view.joiner is None:
                 continue
             tail = self._facts.servers.find(view.chain[-1])
             assert tail is not None
-            if tail.lost or not self.planner.wants(change.table, change.shard, view.joiner):
+            if (
+                tail.lost
+                or tail.mute
+                or not self.planner.wants(change.table, change.shard, view.joiner)
+            ):
                 self._give_up(change, now, rest=False)
 
     def _fail_over(self, table: Table, shard: int, suspects: set[int], now: float) -> None:
@@ -278,6 +299,21 @@ class Views:
         # Whom others called silent is better than nobody, and so is whoever reported.
         return left or [member for member in alive if member in change.indices] or alive
 
+    def _missing(self, change: Change) -> list[int]:
+        """Return the servers that are to report on a change and have not."""
+        if change.is_failover:
+            asked = self._left(change)
+        else:
+            asked = list(change.view.chain) if change.sealed_since else []
+            if change.view.joiner is not None and (change.sealed_since or not change.is_filled):
+                asked.append(change.view.joiner)
+        return [server for server in asked if server not in change.indices]
+
+    def _is_stuck(self, change: Change) -> bool:
+        """Whether a change waits for the word of a mute server."""
+        mute = self.mute.all()
+        return bool(mute) and any(server in mute for server in self._missing(change))
+
     # Changes.
 
     def _begin(self, table: Table, shard: int) -> Change:
@@ -300,6 +336,9 @@ class Views:
             change.joined_since = facts.version if joiner is not None else 0
             change.joined_at = now
             change.is_filled = False
+            if joiner is None:
+                assert view.joiner is not None
+                self.planner.not_filled(change.key, view.joiner, facts.version)
 
     def _advance(self, change: Change, now: float) -> None:
         """Take a change as far as what is known allows."""
@@ -364,8 +403,11 @@ class Views:
 
     @property
     def _may_seal(self) -> bool:
-        sealed = sum(bool(each.sealed_since) for each in self._changes.values())
-        return sealed < SEALS_MAX and not self.is_failing_over
+        return self._n_seals() < SEALS_MAX and not self.is_failing_over
+
+    def _n_seals(self) -> int:
+        changes = self._changes.values()
+        return sum(each.sealed_since > 0 and not self._is_stuck(each) for each in changes)
 
     def _begin_changes(self, now: float) -> None:
         """Seal joiners that are filled, and begin what comes next."""
@@ -377,7 +419,7 @@ class Views:
             if change.is_filled and not change.sealed_since:
                 self._advance(change, now)
         fills = sum(change.view.joiner is not None for change in self._changes.values())
-        seals = sum(bool(change.sealed_since) for change in self._changes.values())
+        seals = self._n_seals()
         while found := self.planner.next(fills < FILLS_MAX, seals < SEALS_MAX, now):
             (table_id, shard), plan = found
             if found[0] in self._changes:
