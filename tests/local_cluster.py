@@ -16,6 +16,7 @@ import zmq
 
 import fastps
 from fastps import _core, _libzmq
+from fastps.checkpoint.agent import Agent
 from fastps.control import SocketControl, new_boot_id
 from fastps.scheduler.messages import RegisterServer
 from fastps.scheduler.service import SchedulerService
@@ -34,6 +35,7 @@ class LocalCluster:
         self._thread = threading.Thread(target=self._service.run, daemon=True)
         self._thread.start()
         self._servers: dict[int, _core.Server] = {}
+        self._agents: dict[int, Agent] = {}
         for _ in range(servers):
             self.start_server(data_threads)
 
@@ -48,9 +50,13 @@ class LocalCluster:
         assert blob is not None
         server.start(registered.server_id, blob, self.address, registered.rounds)
         self._servers[registered.server_id] = server
+        control = SocketControl(self.address)
+        self._agents[registered.server_id] = Agent(control, server, registered.server_id, boot_id)
+        self._agents[registered.server_id].start()
 
     def end_server(self, server_id: int) -> None:
         """End a server; what it holds is gone."""
+        self._agents.pop(server_id).stop()
         self._servers.pop(server_id).stop()
 
     def chains(self, table: str) -> list[tuple[int, ...]]:
@@ -70,7 +76,7 @@ class LocalCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for server in self._servers.values():
-            server.stop()
+        for server_id in list(self._servers):
+            self.end_server(server_id)
         self.end_scheduler()
         self._context.term()

@@ -26,13 +26,17 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 # The modules and packages of fastps by floor, with the same rule, except that the parts of the face
 # may use each other.
 PYTHON_FLOORS = [
-    {"errors"},
+    {"_version", "errors"},
     {"config", "_core", "_core_test", "_values"},
     {"consistency", "futures", "initializers", "optimizers", "_libzmq"},
     {"data", "scheduler"},
     {"arguments", "control"},
-    {"embedded", "keys"},
+    {"keys"},
+    {"checkpoint"},
+    {"embedded"},
     {"steps"},
+    {"life"},
+    {"lives"},
     {"tables"},
     {"client"},
     {"connection"},

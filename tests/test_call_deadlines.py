@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("fastps._core")
 
 import fastps
-from fastps.client import LAST_WORD_SECONDS
 from fastps.errors import FastPSTimeoutError, StalePullError
+from fastps.lives import LAST_WORD_SECONDS
 from local_cluster import LocalCluster
 
 TIMEOUT = 0.5

@@ -22,7 +22,8 @@ from wire_examples import (
     view,
 )
 
-OK, NEED_KEYS = 0, 5
+OK, MOVED, NEED_KEYS, WRONG_CLUSTER = 0, 2, 5, 25
+EPOCH: int = cluster_map()["epoch"]
 TABLE = {
     **cluster_map()["tables"][0],
     "num_shards": 1,
@@ -36,17 +37,24 @@ TABLE = {
 class Story:
     """Server 1, which is given maps and messages; server 3 is the test itself."""
 
-    def __init__(self, *chain: int, joiner: int | None = None) -> None:
+    def __init__(self, *chain: int, joiner: int | None = None, **table: Any) -> None:
         self.server = _core_test.ChainServer(BOOT_ID, 1)
         self.version = 0
         self.n_writes = 0
-        self.map(*chain, joiner=joiner)
+        self.map(*chain, joiner=joiner, **table)
 
-    def map(self, *chain: int, number: int = 1, joiner: int | None = None, **table: Any) -> None:
+    def map(
+        self,
+        *chain: int,
+        number: int = 1,
+        joiner: int | None = None,
+        epoch: int = EPOCH,
+        **table: Any,
+    ) -> None:
         self.version += 1
         views = [view(number, chain, joiner=joiner)]
         tables = [{**TABLE, "views": views, **table}]
-        message = cluster_map(version=self.version, tables=tables)
+        message = cluster_map(version=self.version, epoch=epoch, tables=tables)
         self.server.install_map(_core_test.encode_map(message), 0)
 
     def push(self, key: int, value: float, omit: bool = False, again: bool = False) -> None:
@@ -211,3 +219,68 @@ def test_a_map_that_makes_another_table_of_a_known_one_is_refused(other: dict[st
     story.push(7, 1.0)
     assert codes(story.answers()) == [OK]
     assert story.server.map_version == 1
+
+
+# A restore.
+
+
+@pytest.mark.parametrize("chain", [(1, 3), (3, 1)], ids=["head", "tail"])
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_an_epoch_begins_with_nothing_of_the_former(
+    chain: tuple[int, int], num_shards: int
+) -> None:
+    """Also under the same number, in the same view."""
+    story = Story(*chain)
+    if chain == (1, 3):
+        story.push(7, 1.0)
+    else:
+        story.hear("entries", **push_entry(1))
+    assert story.index == 1
+    story.sent()
+    views = [view(1, chain)] * num_shards
+    story.map(epoch=EPOCH + 1, num_shards=num_shards, views=views)
+    assert story.index == 0
+    assert [code for answer in story.answers() for code in codes([answer])] == (
+        [MOVED] if chain == (1, 3) else []
+    ), "it waited for the tail"
+    # What is under way is passed over, and refused.
+    story.hear("acks", **ack(1))
+    story.hear("entries", **push_entry(1))
+    assert (story.index, story.sent()) == (0, [])
+    story.push(7, 1.0)
+    (answer,) = story.answers()
+    assert _core_test.decode_reply(answer)["code"] == WRONG_CLUSTER
+    story.server.tick(10_000)
+    assert not story.server.needs_ticks
+    if chain == (3, 1):
+        story.hear("entries", **push_entry(1), epoch=EPOCH + 1)
+        assert story.index == 1
+
+
+def test_an_epoch_may_begin_without_the_tables_of_the_former() -> None:
+    story = Story(1, 3)
+    story.push(7, 1.0)
+    story.sent()
+    story.map(1, 3, epoch=EPOCH + 1, id=6)
+    assert codes(story.answers()) == [MOVED]
+    assert story.server.digest(6, 0)[1] == 0
+    story.server.tick(10_000)
+    assert story.sent() == []
+
+
+def test_a_map_of_a_former_epoch_is_refused() -> None:
+    story = Story(1)
+    story.push(7, 1.0)
+    with pytest.raises(ValueError, match="epoch"):
+        story.map(1, epoch=EPOCH - 1)
+    story.push(7, 1.0)
+    assert codes(story.answers()) == [OK, OK]
+    assert story.server.map_version == 1
+
+
+def test_an_epoch_whose_map_is_refused_changes_nothing() -> None:
+    story = Story(1, rounds=(0, 0))
+    story.map(1, rounds=(0, 0))
+    with pytest.raises(ValueError, match="rule"):
+        story.map(1, epoch=EPOCH + 1, rule=(99, []), rounds=(0, 0))
+    assert story.server.map_version == 2

@@ -118,7 +118,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path / "other")
     newer = sqlite3.connect(tmp_path / "newer")
     newer.execute("CREATE TABLE records (x)")
-    newer.execute("PRAGMA user_version=2")
+    newer.execute("PRAGMA user_version=3")
     newer.close()
     with pytest.raises(ConfigError, match=r"newer' is no journal of this version"):
         Journal(tmp_path / "newer")

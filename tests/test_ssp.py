@@ -269,7 +269,8 @@ def end_step(plan: OneHeldBack, is_early: bool) -> Callable[..., int]:
 
     def clock(self: fastps.Client, **options: Any) -> int:
         if is_early:
-            self._control.call(Barrier(self._session, 0, False, self.clock_value + 1), 60.0)
+            session = self._lives.current.session
+            self._lives.control.call(Barrier(session, 0, False, self.clock_value + 1), 60.0)
         if self.rank == 0 and plan.on_the_way:
             plan.arrive()
         return clock_after_flush(self, **options)

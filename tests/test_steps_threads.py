@@ -74,13 +74,13 @@ def test_a_pull_of_another_thread_sees_nothing_of_the_steps_ended_meanwhile(
     first.clock()
     seen: list[Any] = []
     at_gate = threading.Event()
-    wait = first._steps.wait
+    wait = first._lives.current.steps.wait
 
     def wait_and_say(*arguments: Any) -> None:
         at_gate.set()
         wait(*arguments)
 
-    monkeypatch.setattr(first._steps, "wait", wait_and_say)
+    monkeypatch.setattr(first._lives.current.steps, "wait", wait_and_say)
     puller = in_thread(lambda: seen.append(table.pull(KEYS)))  # at clock 1, waits for the other
     assert at_gate.wait(10)
     monkeypatch.undo()
@@ -103,7 +103,7 @@ def test_threads_that_wait_at_gates_are_no_work(pair) -> None:
     for thread in waiting:
         thread.join()
     assert first.clock() == 2
-    assert 0 <= first._steps.busy_us < 400_000
+    assert 0 <= first._lives.current.steps.busy_us < 400_000
 
 
 def test_writes_behind_a_gate_act_in_call_order(pair) -> None:

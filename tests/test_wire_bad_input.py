@@ -253,12 +253,6 @@ def test_more_copies_than_servers_are_refused(request, client, sparse, dense) ->
     assert whole.pull().tolist() == [1, 1, 1]
 
 
-def test_checkpoints_are_not_there_yet(client, tmp_path) -> None:
-    for call in (client.save, client.save_async, client.restore):
-        with pytest.raises(errors.ConfigError):
-            call(str(tmp_path))
-
-
 def test_key_sets_are_not_there_yet_or_work(sparse) -> None:
     try:
         keys = fastps.KeySet([[5, 2**64 - 1], [0, 5]])

@@ -28,6 +28,7 @@ enum class Code : uint8_t {
   kConfig = 24,         // a setting is wrong or something needed is not installed
   kWrongCluster = 25,   // another cluster, epoch or process life
   kUnavailable = 26,    // an operating system call failed
+  kEpochChanged = 27,   // the job was restored: what was before is over
 };
 
 class [[nodiscard]] Status {

@@ -14,6 +14,7 @@
 namespace fastps {
 
 void BindClient(pybind11::module_& m);
+void BindCuts(pybind11::module_& m);  // after BindServer
 void BindHash(pybind11::module_& m);
 void BindLibsvm(pybind11::module_& m);
 void BindMaps(pybind11::module_& m);

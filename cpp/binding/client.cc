@@ -157,6 +157,7 @@ void BindClient(py::module_& m) {
       .def("busy_us", &ClientHandle::BusyMicroseconds)
       .def("hold_step", &ClientHandle::HoldStep)
       .def("release_step", &ClientHandle::ReleaseStep, py::arg("step"))
+      .def("epoch_changed", &ClientHandle::EpochChanged)
       .def("check_open", &ClientHandle::CheckOpen)
       .def("end_step", &ClientHandle::EndStep, py::arg("clock"), py::arg("busy_us"))
       .def(

@@ -210,6 +210,7 @@ class ClientHandle {
     client_->ReleaseStep(step);
   }
 
+  bool EpochChanged() const { return client_->epoch_changed(); }
   void CheckOpen() { ThrowUnlessOk(client_->CheckOpen()); }
 
   void EndStep(uint64_t clock, uint64_t busy_us) {
@@ -248,6 +249,7 @@ class ClientHandle {
   std::shared_ptr<const ShardPlan> PlanOf(uint32_t table, Op op) const {
     auto plan = client_->PlanOf(TableId(table), UseOf(op));
     if (plan == nullptr) {
+      ThrowUnlessOk(client_->CheckOpen());  // a map of another epoch has other tables
       ThrowNamed("TableNotFoundError",
                  "table " + std::to_string(table) + " is not in the cluster map; it was dropped");
     }

@@ -17,6 +17,8 @@ const char* ExceptionName(Code code) {
       return "ValueRangeError";
     case Code::kSessionEnded:
       return "SessionEndedError";
+    case Code::kEpochChanged:
+      return "EpochChangedError";
     case Code::kServerLost:
       return "ServerLostError";
     case Code::kTimeout:

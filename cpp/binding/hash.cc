@@ -1,4 +1,4 @@
-// Strings to keys, without a Python object per hash.
+// Hashes: strings to keys without a Python object for each, checksums of files, keys to shards.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -7,6 +7,7 @@
 
 #include "binding/bind.h"
 #include "data/xxh64.h"
+#include "routing/cluster_map.h"
 
 namespace py = pybind11;
 
@@ -31,9 +32,47 @@ py::array_t<uint64_t> HashStrings(const py::list& strings, uint64_t seed) {
   return hashes;
 }
 
+// The bytes of a contiguous buffer of any type, held until the end of its scope.
+class HeldBytes {
+ public:
+  explicit HeldBytes(const py::handle& owner) {
+    if (PyObject_GetBuffer(owner.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+  }
+  ~HeldBytes() { PyBuffer_Release(&view_); }
+  HeldBytes(const HeldBytes&) = delete;
+  HeldBytes& operator=(const HeldBytes&) = delete;
+  std::string_view bytes() const {
+    return {static_cast<const char*>(view_.buf), static_cast<size_t>(view_.len)};
+  }
+
+ private:
+  Py_buffer view_{};
+};
+
+uint64_t Checksum(const py::object& data) {
+  const HeldBytes held(data);
+  py::gil_scoped_release release;
+  return Xxh64(held.bytes(), 0);
+}
+
+py::array_t<uint32_t> ShardsOfKeys(const py::array_t<uint64_t, py::array::c_style>& keys,
+                                   uint32_t num_shards) {
+  if (keys.ndim() != 1 || num_shards == 0)
+    throw py::value_error("needed are keys of one dimension and at least one shard");
+  const auto n = static_cast<size_t>(keys.size());
+  py::array_t<uint32_t> shards(keys.size());
+  const uint64_t* const in = keys.data();
+  uint32_t* const out = shards.mutable_data();
+  py::gil_scoped_release release;
+  for (size_t i = 0; i < n; ++i) out[i] = ShardOfKey(in[i], num_shards).value;
+  return shards;
+}
+
 }  // namespace
 
 void BindHash(py::module_& m) {
+  m.def("xxh64", &Checksum, py::arg("data"));
+  m.def("shards_of_keys", &ShardsOfKeys, py::arg("keys"), py::arg("num_shards"));
   m.def("hash_strings", &HashStrings, py::arg("strings"), py::arg("seed"));
 }
 

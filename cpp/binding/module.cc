@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   fastps::BindOps(m);
   fastps::BindMaps(m);
   fastps::BindServer(m);
+  fastps::BindCuts(m);
   fastps::BindClient(m);
   fastps::BindLibsvm(m);
   fastps::BindHash(m);

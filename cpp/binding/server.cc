@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "binding/bind.h"
+#include "binding/server_handle.h"
 #include "server/embedded_cluster.h"
 
 namespace py = pybind11;
@@ -28,20 +29,6 @@ std::unique_ptr<Server> MakeServer(const py::bytes& boot_id, const std::string& 
   ThrowUnlessOk(status);
   return server;
 }
-
-// Python's handle: stop() lets the threads and sockets go while the object lives on.
-struct ServerHandle {
-  std::unique_ptr<Server> server;
-
-  Server& open() const {
-    if (server == nullptr) ThrowNamed("ClosedError", "the server was stopped");
-    return *server;
-  }
-  void Stop() {
-    py::gil_scoped_release release;
-    server.reset();
-  }
-};
 
 void StartServer(ServerHandle& handle, uint32_t id, const py::bytes& map_blob,
                  const std::string& scheduler, uint64_t heard) {

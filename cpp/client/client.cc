@@ -16,7 +16,11 @@ Status ClosedStatus() { return Status(Code::kClosed, "the client was closed"); }
 
 Client::Client(const ZmqRuntime& runtime, SessionId session, BootId boot_id, uint64_t clock,
                std::shared_ptr<const ClusterMap> map, const std::string& scheduler)
-    : runtime_(&runtime), session_(session), clock_(clock), map_(std::move(map)) {
+    : runtime_(&runtime),
+      session_(session),
+      epoch_(map->epoch),
+      clock_(clock),
+      map_(std::move(map)) {
   lanes_.emplace(runtime, *buffers_, session, map_);
   const ClusterId cluster_id = map_->cluster_id;
   const Incarnation incarnation = map_->incarnation;
@@ -50,6 +54,7 @@ Client::Client(FindSink find_sink, SessionId session, std::shared_ptr<const Clus
     : runtime_(nullptr),
       find_sink_(std::move(find_sink)),
       session_(session),
+      epoch_(map->epoch),
       map_(std::move(map)) {}
 
 Client::~Client() { Close(); }
@@ -76,9 +81,10 @@ void Client::Close() {
 
 void Client::InstallMap(std::shared_ptr<const ClusterMap> map) {
   MutexLock lock(mutex_);
-  if (map->version <= map_->version) return;
+  if (map->version <= map_->version || map->epoch < map_->epoch) return;
   map_ = std::move(map);
   plans_.clear();
+  if (epoch_ < map_->epoch && !session_ended_ && !*session_refused_) epoch_changed_ = true;
   session_ended_ = session_ <= map_->highest_session && !map_->HasSession(session_);
   if (lanes_) {
     if (const Status open = OpenStatus(); open.ok()) {
@@ -115,6 +121,11 @@ Status Client::CheckOpen() {
 }
 
 Status Client::OpenStatus() const {
+  if (epoch_changed_) {  // before all else: who rejoins closes what is over
+    return Status(Code::kEpochChanged,
+                  "the job was restored from a checkpoint, and this call belongs to what was "
+                  "before; the client rejoins with its next call: go on from its clock_value");
+  }
   if (closed_) return ClosedStatus();
   if (session_ended_ || *session_refused_) {
     return Status(Code::kSessionEnded,

@@ -49,8 +49,11 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Makes `map` the one in force unless it is older.
+  // Makes `map` the one in force unless it is older. One of a later epoch than the first ends the
+  // session and everything that is open.
   void InstallMap(std::shared_ptr<const ClusterMap> map);
+  // Whether one was installed. A session that had ended before it has missed the change.
+  bool epoch_changed() const { return epoch_changed_.load(std::memory_order_relaxed); }
 
   // Takes in where the group stands now; older notices and those for others are ignored.
   void InstallClocks(const ClockNotice& notice);
@@ -104,7 +107,7 @@ class Client {
   // that belongs to a step. False when `deadline_ms` came first.
   bool WaitForWrites(int64_t deadline_ms, bool pulls = false);
 
-  // Not Ok when the client was closed or its session has ended.
+  // Not Ok when the client was closed, or its session or epoch has ended.
   Status CheckOpen();
 
   // The first failed write whose failure nobody was told of, or null. Each is told once.
@@ -163,12 +166,14 @@ class Client {
   const ZmqRuntime* const runtime_;  // null when embedded
   const FindSink find_sink_;         // empty over sockets
   const SessionId session_;
+  const Epoch epoch_;  // that the session belongs to
   const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
   std::atomic<uint64_t> n_requests_{0};
   const std::shared_ptr<std::atomic<bool>> session_refused_ =
       std::make_shared<std::atomic<bool>>(false);
   const std::shared_ptr<std::atomic<uint64_t>> n_late_pushes_ =
       std::make_shared<std::atomic<uint64_t>>(0);
+  std::atomic<bool> epoch_changed_{false};  // set with the mutex held
   Waker waker_;
 
   Mutex mutex_;

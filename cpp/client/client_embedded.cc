@@ -100,11 +100,7 @@ OwnedReply Client::SubmitEmbedded(Call& call, size_t index, BootId boot_id, Requ
 }
 
 void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t deadline_ms) {
-  Status status;
-  {
-    MutexLock lock(mutex_);
-    status = OpenStatus();
-  }
+  Status status = CheckOpen();
   const auto messages = call.batch().messages();
   for (size_t i = 0; i < messages.size(); ++i) {
     if (!status.ok()) {
@@ -124,7 +120,12 @@ void Client::RunEmbedded(Call& call, std::span<const Buffer> gathered, int64_t d
     const Buffer values = gathered.empty() ? call.GatherValues(i, *buffers_) : gathered[i];
     OwnedReply reply = SubmitEmbedded(call, i, boot_id, *sink, values);
     while (call.OnReply(i, ViewOf(reply)) != Call::Verdict::kDone) {
-      // The server has not heard of this client's session or table yet, or a round is not folded.
+      // The server has not heard of this client's session or table yet, or a round is not folded;
+      // or it has heard of a map that ends all this.
+      if (status = CheckOpen(); !status.ok()) {
+        call.FailMessage(i, status);
+        break;
+      }
       if (NowMs() >= deadline_ms) {
         call.FailMessage(i, Status(Code::kTimeout, "the deadline passed"));
         break;

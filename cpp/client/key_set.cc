@@ -21,6 +21,12 @@ std::shared_ptr<KeySetState> KeySet::StateOn(const std::shared_ptr<const ShardPl
   if (state != nullptr && state->plan() == plan) return state;
   std::shared_ptr<const Batch> batch = MakeKeyBatch(*plan, keys_, buffers, status);
   if (batch == nullptr) return nullptr;
+  // A restore gives tables new numbers: what was kept for the former ones is of no use.
+  std::erase_if(states_, [&](const auto& each) {
+    if (each.second == nullptr || &each.second == &state) return false;
+    const ClusterMap& former = *each.second->plan()->map;
+    return former.cluster_id == plan->map->cluster_id && former.epoch < plan->map->epoch;
+  });
   state = std::make_shared<KeySetState>(signature_, plan, std::move(batch));
   return state;
 }

@@ -59,13 +59,16 @@ void ChainNode::Adopt(std::shared_ptr<const Snapshot> snapshot, int64_t now_ms) 
   if (snapshot == snapshot_) return;
   const std::shared_ptr<const Snapshot> former = std::exchange(snapshot_, std::move(snapshot));
   const ClusterMap& map = *snapshot_->map;
+  const auto is_over = [&](TableId table) {
+    return former->map->epoch != map.epoch || !snapshot_->tables.contains(table);
+  };
   for (auto& [table, chains] : chains_) {
-    if (snapshot_->tables.contains(table)) continue;
+    if (!is_over(table)) continue;
     for (auto& chain : chains) {
       if (chain != nullptr) Drop(*chain);
     }
   }
-  std::erase_if(chains_, [&](const auto& each) { return !snapshot_->tables.contains(each.first); });
+  std::erase_if(chains_, [&](const auto& each) { return is_over(each.first); });
   for (const auto& [table, served] : snapshot_->tables) {
     const auto before = former->tables.find(table);
     if (before != former->tables.end() && before->second == served) continue;  // as it was

@@ -2,6 +2,7 @@
 // sockets, no threads of its own. Any thread may call any method.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <vector>
 
@@ -21,6 +22,11 @@ class EmbeddedCluster {
 
   // Closes rounds on every server.
   void CloseRounds(const RoundsNotice& notice);
+
+  // The servers by number, in the order of their boot ids; null when there are not so many.
+  RequestHandler* FindHandler(size_t server) const {
+    return server < servers_.size() ? servers_[server].get() : nullptr;
+  }
 
   // The server of that boot id, or null.
   RequestSink* FindServer(BootId boot_id) const;

@@ -90,29 +90,48 @@ Status RequestHandler::InstallMap(std::shared_ptr<const ClusterMap> map) {
   MutexLock install(install_mutex_);
   const std::shared_ptr<const Snapshot> former = snapshot();
   if (map->version <= former->map->version) return {};
+  if (map->epoch < former->map->epoch) {
+    return Status(Code::kWrongCluster, "a map of an epoch that is over");
+  }
   const auto self = std::ranges::find(map->servers, boot_id_, &ServerInfo::boot_id);
   Snapshot next{map, self == map->servers.end() ? nullptr : &*self, {}};
-  for (const TableRoute& route : map->tables) {
-    const auto known = former->tables.find(route.spec.id);
-    const bool is_known = known != former->tables.end();
-    if (is_known && !IsSameTable(*known->second->spec, route.spec)) {
-      return Status(Code::kMalformed, "a map has another table under the number " +
-                                          std::to_string(route.spec.id.value));
-    }
-    const TableRoute* const former_route = former->map->FindTable(route.spec.id);
-    if (next.self == nullptr || (is_known && former_route->views == route.views)) {
-      if (is_known) next.tables.emplace(*known);
-      continue;
-    }
-    Status status;
-    std::shared_ptr<const ServedTable> table =
-        MakeTable(route, self->id, former_route, is_known ? known->second : nullptr, &status);
-    if (!status.ok()) return status;
-    next.tables.emplace(route.spec.id, std::move(table));
+  // A restore begins with nothing: what tables and groups were is over with their epoch.
+  const bool goes_on = map->epoch == former->map->epoch;
+  auto former_books = books_;
+  if (!goes_on) books_.clear();
+  if (Status status = MakeTables(goes_on ? former.get() : nullptr, &next); !status.ok()) {
+    books_ = std::move(former_books);
+    return status;
   }
   const auto installed = std::make_shared<const Snapshot>(std::move(next));
   MutexLock lock(mutex_);
   snapshot_ = installed;
+  return {};
+}
+
+Status RequestHandler::MakeTables(const Snapshot* former, Snapshot* next) {
+  for (const TableRoute& route : next->map->tables) {
+    std::shared_ptr<const ServedTable> known;
+    const TableRoute* former_route = nullptr;
+    if (former != nullptr && former->tables.contains(route.spec.id)) {
+      known = former->tables.at(route.spec.id);
+      former_route = former->map->FindTable(route.spec.id);
+    }
+    if (known != nullptr && !IsSameTable(*known->spec, route.spec)) {
+      return Status(Code::kMalformed, "a map has another table under the number " +
+                                          std::to_string(route.spec.id.value));
+    }
+    if (known != nullptr && (next->self == nullptr || former_route->views == route.views)) {
+      next->tables.emplace(route.spec.id, std::move(known));
+      continue;
+    }
+    if (next->self == nullptr) continue;
+    Status status;
+    std::shared_ptr<const ServedTable> table =
+        MakeTable(route, next->self->id, former_route, std::move(known), &status);
+    if (!status.ok()) return status;
+    next->tables.emplace(route.spec.id, std::move(table));
+  }
   return {};
 }
 
@@ -225,7 +244,7 @@ void RequestHandler::ForgetRounds(uint64_t forgotten, const Snapshot& snapshot) 
     const auto [group, round] = closed_.front();
     const auto least = needed.find(group);
     if (least != needed.end() && least->second <= round) return;
-    books_[group]->Forget(round);
+    if (const auto book = books_.find(group); book != books_.end()) book->second->Forget(round);
     closed_.pop_front();
   }
 }

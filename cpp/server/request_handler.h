@@ -56,8 +56,8 @@ class RequestHandler final : public RequestSink {
   explicit RequestHandler(BootId boot_id);
 
   // Makes `map` the one in force: shards placed here are created, those of dropped tables and those
-  // that others hold now go. A map that is not newer is ignored. A map that asks for something
-  // unknown is refused and changes nothing.
+  // that others hold now go, and all of them in a new epoch. A map that is not newer is ignored. A
+  // map that asks for something unknown, or of a former epoch, is refused and changes nothing.
   Status InstallMap(std::shared_ptr<const ClusterMap> map);
 
   // Takes in closed rounds. What was taken before is ignored, and all of it when the map it rests
@@ -100,6 +100,8 @@ class RequestHandler final : public RequestSink {
     Step step;
   };
 
+  // The tables of next->map, with what goes on from `former`; null: nothing does.
+  Status MakeTables(const Snapshot* former, Snapshot* next) FASTPS_REQUIRES(install_mutex_);
   // The table of `route`, with the shards of `former` that go on here; `former` may be null.
   std::shared_ptr<const ServedTable> MakeTable(const TableRoute& route, ServerId self,
                                                const TableRoute* former_route,

@@ -6,6 +6,9 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "data/xxh64.h"
 #include "rules/initializer.h"
@@ -21,6 +24,7 @@ class DenseShard final : public ShardData {
       : ShardData(spec_of_table, std::move(rule_of_table)),
         block_(DenseShardRange(spec().n_rows * spec().row_width, spec().num_shards, shard)),
         first_row_(block_.begin / spec().row_width),
+        has_row_slots_(rule().n_row_slots() > 0),
         values_(pool, block_.size()) {
     if (rule().n_slots() > 0) slot0_ = PageArray<float>(pool, block_.size());
     if (rule().n_slots() > 1) slot1_ = PageArray<float>(pool, block_.size());
@@ -49,7 +53,7 @@ class DenseShard final : public ShardData {
   }
   uint64_t bytes() const override {
     return values_.bytes() + slot0_.bytes() + slot1_.bytes() + row_slot0_.bytes() +
-           row_slot1_.bytes();
+           row_slot1_.bytes() + CutBytes();
   }
 
   Code Check(Selection ranges) const override {
@@ -58,7 +62,7 @@ class DenseShard final : public ShardData {
       if (ranges[i] < block_.begin || ranges[i] > ranges[i + 1] || ranges[i + 1] > block_.end) {
         return Code::kValueRange;
       }
-      if (rule().n_row_slots() > 0 && !(IsRowEdge(ranges[i]) && IsRowEdge(ranges[i + 1]))) {
+      if (has_row_slots_ && !(IsRowEdge(ranges[i]) && IsRowEdge(ranges[i + 1]))) {
         return Code::kShapeMismatch;
       }
     }
@@ -82,6 +86,7 @@ class DenseShard final : public ShardData {
   }
 
   void Push(Selection ranges, const float* gradients) override {
+    has_changed_ = true;
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
         rule().ApplyBlock(rows, gradients + begin, n_rows, width);
@@ -95,6 +100,7 @@ class DenseShard final : public ShardData {
   }
 
   void Assign(Selection ranges, const float* values) override {
+    has_changed_ = true;
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));
       ForEachRow(offset, n, [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
@@ -131,6 +137,45 @@ class DenseShard final : public ShardData {
     return true;
   }
 
+  // A block is copied when the cut begins: it is small beside what a sparse shard may hold.
+  bool BeginCut(bool is_full) override {
+    had_changed_ = std::exchange(has_changed_, false);
+    cut_ = std::make_unique<CutSlice>();
+    cut_->finished = true;
+    cut_->block = {block_.begin, block_.begin};
+    if (!is_full && !had_changed_) return false;
+    cut_->block = block_;
+    for (size_t i = 0; i < kDenseArrays; ++i) {
+      const PageArray<float>& array = *arrays()[i];
+      cut_->arrays[i].assign(array.data(), array.data() + array.size());
+    }
+    return true;
+  }
+  void ReadCut(size_t /*n_max*/, CutSlice* slice) override {
+    *slice = std::move(*cut_);
+    cut_.reset();
+  }
+  bool DropCut() override {
+    has_changed_ |= had_changed_;
+    cut_.reset();
+    return true;
+  }
+  void ForgetCuts() override {
+    has_changed_ = true;
+    cut_.reset();
+  }
+
+  bool LoadBlock(size_t array, uint64_t begin, std::span<const float> values) override {
+    if (array >= kDenseArrays) return false;
+    const PageArray<float>& to = *arrays()[array];
+    const uint64_t first = array < kFirstRowSlot ? block_.begin : first_row_;
+    if (begin < first || begin - first > to.size() || values.size() > to.size() - (begin - first)) {
+      return false;
+    }
+    std::ranges::copy(values, to.data() + (begin - first));
+    return true;
+  }
+
   uint64_t Digest() const override {
     uint64_t hash = 0;
     for (const PageArray<float>* array : arrays()) {
@@ -141,9 +186,18 @@ class DenseShard final : public ShardData {
   }
 
  private:
-  // In the order of an image; those that the rule does not have are empty.
-  std::array<const PageArray<float>*, 5> arrays() const {
+  // In the order of an image and of a cut; those that the rule does not have are empty.
+  std::array<const PageArray<float>*, kDenseArrays> arrays() const {
     return {&values_, &slot0_, &slot1_, &row_slot0_, &row_slot1_};
+  }
+  static constexpr size_t kFirstRowSlot = 3;
+
+  uint64_t CutBytes() const {
+    uint64_t n_floats = 0;
+    if (cut_ != nullptr) {
+      for (const std::vector<float>& array : cut_->arrays) n_floats += array.size();
+    }
+    return n_floats * sizeof(float);
   }
 
   // Calls work(offset in the block, n) for each range, in order.
@@ -197,11 +251,15 @@ class DenseShard final : public ShardData {
 
   const ElementRange block_;
   const uint64_t first_row_;  // the row of the block's first element
+  const bool has_row_slots_;  // at every rate: Check is called without a lock
   PageArray<float> values_;
   PageArray<float> slot0_;
   PageArray<float> slot1_;
   PageArray<float> row_slot0_;  // for each row of which the block has a part
   PageArray<float> row_slot1_;
+  bool has_changed_ = true;        // since the last cut
+  bool had_changed_ = true;        // when the cut under way began, since the one before
+  std::unique_ptr<CutSlice> cut_;  // null: none is under way
 };
 
 }  // namespace

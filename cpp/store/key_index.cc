@@ -21,6 +21,7 @@ uint32_t* KeyIndex::Insert(Key key) {
   bucket.used = static_cast<uint8_t>(bucket.used | 1u << slot);
   bucket.keys[slot] = key;
   bucket.payloads[slot] = 0;
+  bucket.marked = static_cast<uint8_t>(bucket.marked & ~(1u << slot));
   ++size_;
   return &bucket.payloads[slot];
 }
@@ -71,6 +72,8 @@ void KeyIndex::FreeSlot(size_t b, uint32_t slot) {
     hole.keys[slot] = BucketAt(from).keys[candidate];
     hole.payloads[slot] = BucketAt(from).payloads[candidate];
     hole.used = static_cast<uint8_t>(hole.used | 1u << slot);
+    Unmark(&hole.payloads[slot]);
+    if (IsMarked(&BucketAt(from).payloads[candidate])) Mark(&hole.payloads[slot]);
     ForgetOverflow(b, from);
     b = from;
     slot = candidate;
@@ -78,10 +81,8 @@ void KeyIndex::FreeSlot(size_t b, uint32_t slot) {
 }
 
 uint32_t KeyIndex::PlaceOf(const uint32_t* payload) const {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(payload);
-  const size_t offset = address % sizeof(Bucket);
-  const Bucket* const bucket = reinterpret_cast<const Bucket*>(address - offset);
-  const size_t slot = (offset - offsetof(Bucket, payloads)) / sizeof(uint32_t);
+  const Bucket* const bucket = BucketOf(payload);
+  const size_t slot = SlotOf(payload);
   size_t b = HomeOf(bucket->keys[slot]);
   while (&BucketAt(b) != bucket) b = NextOf(b);
   return static_cast<uint32_t>(b * kPlacesPerBucket + slot);
@@ -121,7 +122,10 @@ void KeyIndex::Grow(size_t size_wanted) {
   for (const PageArray<Bucket>& chunk : old) {
     for (size_t b = 0; b < chunk.size(); ++b) {
       for (uint32_t i = 0; i < kBucketSlots; ++i) {
-        if (chunk[b].used >> i & 1) *Insert(chunk[b].keys[i]) = chunk[b].payloads[i];
+        if ((chunk[b].used >> i & 1) == 0) continue;
+        uint32_t* const payload = Insert(chunk[b].keys[i]);
+        *payload = chunk[b].payloads[i];
+        if (IsMarked(&chunk[b].payloads[i])) Mark(payload);
       }
     }
   }

@@ -61,6 +61,20 @@ class KeyIndex {
   }
   uint64_t version() const { return version_; }
 
+  // One bit beside a payload, for the owner of the index: it goes along when the payload moves. A
+  // new key has none.
+  static bool IsMarked(const uint32_t* payload) {
+    return (BucketOf(payload)->marked >> SlotOf(payload) & 1) != 0;
+  }
+  static void Mark(uint32_t* payload) {
+    Bucket* const bucket = BucketOf(payload);
+    bucket->marked = static_cast<uint8_t>(bucket->marked | 1u << SlotOf(payload));
+  }
+  static void Unmark(uint32_t* payload) {
+    Bucket* const bucket = BucketOf(payload);
+    bucket->marked = static_cast<uint8_t>(bucket->marked & ~(1u << SlotOf(payload)));
+  }
+
   // Where `key` stands in the order of a scan. A scan that goes on from a position meets each key
   // that stayed exactly once, whatever was added, removed or grown in between.
   static uint64_t PositionOf(Key key) { return MixKey(key) * kSpread; }
@@ -106,7 +120,7 @@ class KeyIndex {
     uint32_t payloads[kBucketSlots];
     uint16_t overflow;  // keys at home here or before that stand in a later bucket; sticks at max
     uint8_t used;       // bit i: slot i holds a key
-    uint8_t reserved;
+    uint8_t marked;     // bit i: so is slot i; of unused slots it means nothing
 
     // Whether a key that is not here may stand in a later bucket. Every bucket that a key
     // overflowed is full, and some bucket is not, so that every lookup ends.
@@ -124,6 +138,21 @@ class KeyIndex {
   static constexpr size_t kChunkBuckets = 512;
   static constexpr size_t kPageBuckets = PagePool::kPageBytes / sizeof(Bucket);
   static_assert(kChunkBuckets % kPageBuckets == 0);
+
+  static uintptr_t OffsetOf(const uint32_t* payload) {  // within its bucket
+    return reinterpret_cast<uintptr_t>(payload) % sizeof(Bucket);
+  }
+  static const Bucket* BucketOf(const uint32_t* payload) {
+    return reinterpret_cast<const Bucket*>(reinterpret_cast<uintptr_t>(payload) -
+                                           OffsetOf(payload));
+  }
+  static Bucket* BucketOf(uint32_t* payload) {
+    return const_cast<Bucket*>(BucketOf(static_cast<const uint32_t*>(payload)));
+  }
+  static uint32_t SlotOf(const uint32_t* payload) {
+    return static_cast<uint32_t>((OffsetOf(payload) - offsetof(Bucket, payloads)) /
+                                 sizeof(uint32_t));
+  }
 
   Bucket& BucketAt(size_t b) const { return chunk_begins_[b / kChunkBuckets][b % kChunkBuckets]; }
   size_t HomeOf(Key key) const { return ReduceRange(PositionOf(key), n_buckets_); }

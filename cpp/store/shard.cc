@@ -1,5 +1,6 @@
 #include "store/shard.h"
 
+#include <cstring>
 #include <utility>
 
 #include "base/limits.h"
@@ -145,6 +146,12 @@ WriteResult Shard::PushKnown(const Write& write) {
   }
   data_->PushKnown(key_set.ref, write.values.data());
   return {Code::kOk, 0, true};
+}
+
+void Shard::TakeRate(const RuleSpec& rule) {
+  const float lr = rule.constants[0];
+  // The table's shards share its rule as long as they can.
+  if (std::memcmp(&lr, &data_->rule_spec().constants[0], sizeof(lr)) != 0) (void)data_->SetLr(lr);
 }
 
 WriteResult Shard::SetLr(const Write& write) {

@@ -14,6 +14,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -24,6 +26,7 @@
 #include "store/entry.h"
 #include "store/pending_rounds.h"
 #include "store/round_book.h"
+#include "store/shard_cut.h"
 #include "store/shard_data.h"
 #include "store/shard_image.h"
 #include "store/write.h"
@@ -63,6 +66,8 @@ class Shard {
   // How many floats a pull gives: kOk, or why it cannot be.
   Code CountValues(Selection selection, const KeySetUse& key_set, size_t* n_values);
   bool is_sparse() const { return data_->is_sparse(); }
+  // Of a sparse row with its state.
+  size_t row_floats() const { return data_->row_floats(); }
 
   // kOk, or kNeedKeys when left-out keys are not known.
   // Under BSP also kRetry, until all rounds before `step` are folded.
@@ -97,6 +102,29 @@ class Shard {
   // bytes are no image of this shard; kConfig when the shard has entries.
   // Under BSP the shard goes on with round folded(): the book must know it, or come to know it.
   Status LoadImage(Bytes image);
+
+  // Cuts; see shard_cut.h. One is under way at a time: BeginCut ends the one before. The cut is of
+  // what changed since the cut `parent` if that is the last that was begun here, and all of it was
+  // read; else it is of all rows, as without `parent`.
+  // Under BSP the cut is taken when so many `rounds` are folded, if it matters: kRetry when fewer
+  // are, kConfig when more.
+  Status BeginCut(const CutId& id, const std::optional<CutId>& parent,
+                  const std::optional<Round>& rounds, CutBegun* begun);
+  // The next slice, of at most `n_max` rows where these are single. The lock is held for one slice.
+  // kConfig when the cut is not under way: another was begun, or it was read to its end.
+  Status ReadCut(const CutId& id, size_t n_max, CutSlice* slice);
+  // Ends the cut, if it is under way.
+  void DropCut(const CutId& id);
+
+  // What cuts gave is put back, piece by piece, into a shard without entries; FinishLoad makes that
+  // its first, with these rule constants. What is loaded twice replaces what was there. kConfig
+  // when the shard has entries, or what is given does not fit.
+  Status LoadRows(std::span<const Key> keys,
+                  std::span<const float> rows);  // (keys, row_floats), as in a cut
+  Status LoadRemoved(std::span<const Key> keys);
+  // Elements of a dense table, or rows of its row slots: see ShardData::LoadBlock.
+  Status LoadBlock(size_t array, uint64_t begin, std::span<const float> values);
+  Status FinishLoad(std::span<const float> constants);
 
   // A hash of what replicas have in common when they have the same entries and folded the same
   // rounds: rows with their state, rule constants, pending pushes, and what is remembered of the
@@ -151,6 +179,14 @@ class Shard {
   bool Replay(const Entry& entry) FASTPS_REQUIRES(mutex_);
   bool ReplayPush(const Entry& entry) FASTPS_REQUIRES(mutex_);
 
+  // Takes the rate of a rule that data_ can have.
+  void TakeRate(const RuleSpec& rule) FASTPS_REQUIRES(mutex_);
+  // In shard_cut.cc.
+  void EndCut() FASTPS_REQUIRES(mutex_);
+  // No cut is under way, and changes are not counted.
+  void ForgetCuts() FASTPS_REQUIRES(mutex_);
+  Status BeginLoad() FASTPS_REQUIRES(mutex_);
+
   // In shard_image.cc.
   void WriteSessions(const std::function<bool(SessionId)>& is_live, ImageWriter* image)
       FASTPS_REQUIRES(mutex_);
@@ -167,6 +203,11 @@ class Shard {
   uint64_t n_late_ FASTPS_GUARDED_BY(mutex_) = 0;
   ApplyIndex apply_index_ FASTPS_GUARDED_BY(mutex_);
   Sessions sessions_ FASTPS_GUARDED_BY(mutex_);
+  // The cut under way, and the last one that was begun: changes are counted from there.
+  std::optional<CutId> cut_ FASTPS_GUARDED_BY(mutex_);
+  std::optional<CutId> counted_from_ FASTPS_GUARDED_BY(mutex_);
+  // While a cut is under way: what counted_from_ was before it.
+  std::optional<CutId> counted_before_ FASTPS_GUARDED_BY(mutex_);
 };
 
 }  // namespace fastps

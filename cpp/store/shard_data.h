@@ -17,6 +17,7 @@
 #include "store/gradient_sum.h"
 #include "store/key_set_memory.h"
 #include "store/page_pool.h"
+#include "store/shard_cut.h"
 #include "store/shard_image.h"
 
 namespace fastps {
@@ -44,9 +45,14 @@ class ShardData {
   // none or `lr` is not legal.
   Code SetLr(float lr);
 
+  // Whether a shard of this table can come to have these constants: those in force, but for another
+  // legal rate.
+  bool CanHave(const RuleSpec& rule) const;
+
   // kOk when the selection fits this shard, else kShapeMismatch or kValueRange.
   virtual Code Check(Selection selection) const = 0;
   virtual size_t row_width() const = 0;
+  size_t row_floats() const { return row_floats_; }  // of a sparse row with its state
   // How many floats the selection spans here. Requires: Check gave kOk.
   virtual size_t ValueCount(Selection selection) const = 0;
 
@@ -80,6 +86,25 @@ class ShardData {
   // write was applied.
   virtual void WriteRows(ImageWriter* image) const = 0;
   virtual bool ReadRows(ImageReader* image) = 0;
+  // Cuts; see shard_cut.h. BeginCut begins a cut of all rows, or of those that changed since the
+  // last; true when it is of all. Requires: no cut is under way. The next two require that one is.
+  virtual bool BeginCut(bool is_full) = 0;
+  // The next slice, of at most `n_max` rows where these are single. Requires: n_max > 0.
+  virtual void ReadCut(size_t n_max, CutSlice* slice) = 0;
+  // Ends the cut. True when nothing of it was read: changes are counted from the cut before.
+  virtual bool DropCut() = 0;
+  // Ends the cut that may be under way; changes are not counted until the next.
+  virtual void ForgetCuts() = 0;
+
+  // What a cut gave is put back. Sparse tables only: whole rows, each in the place of one that may
+  // be there. Requires: is_sparse(), and `rows` is (keys, row_floats()).
+  virtual void LoadRows(std::span<const Key>, const float*) {}
+  // Dense tables only: elements of the table's values or slots, or rows of its row slots, from
+  // `begin` on, in the array of that number. False when they are not all here.
+  virtual bool LoadBlock(size_t /*array*/, uint64_t /*begin*/, std::span<const float>) {
+    return false;
+  }
+
   // A hash of keys, values and state, which does not depend on the order in which rows lie.
   virtual uint64_t Digest() const = 0;
 
@@ -88,12 +113,16 @@ class ShardData {
 
  protected:
   ShardData(const TableSpec* spec, std::shared_ptr<const UpdateRule> rule)
-      : spec_(spec), rule_spec_(spec->rule), rule_(std::move(rule)) {}
+      : spec_(spec),
+        rule_spec_(spec->rule),
+        rule_(std::move(rule)),
+        row_floats_(rule_->row_floats(spec->row_width)) {}
 
  private:
   const TableSpec* const spec_;
   RuleSpec rule_spec_;  // of rule_
   std::shared_ptr<const UpdateRule> rule_;
+  const size_t row_floats_;  // the same for every rate, and so read without a lock
 };
 
 // `rule` is that of `spec`, shared by the table's shards until one of them gets another rate. The

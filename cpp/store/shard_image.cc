@@ -19,12 +19,6 @@ Status Refusal(std::string_view why) {
   return {Code::kMalformed, "the image of a shard is refused: " + std::string(why)};
 }
 
-// By bits: -0 is another rate than 0 when states are compared.
-bool AreSame(const RuleSpec& a, const RuleSpec& b) {
-  return a.kind == b.kind &&
-         std::memcmp(a.constants.data(), b.constants.data(), sizeof(a.constants)) == 0;
-}
-
 struct Header {
   uint8_t table_kind = 0;
   uint8_t rule_kind = 0;
@@ -110,11 +104,7 @@ Status Shard::LoadImage(Bytes bytes) {
   if (header != Header::Of(*data_, is_bsp())) {
     return Refusal("it is of a table of another kind, row width, rule or consistency");
   }
-  // A rule's constants are the table's, but for the rate.
-  const bool is_rate_changed = !AreSame(rule, data_->rule_spec());
-  RuleSpec changed;
-  if (is_rate_changed &&
-      !(WithLr(data_->rule_spec(), rule.constants[0], &changed).ok() && AreSame(changed, rule))) {
+  if (!data_->CanHave(rule)) {
     return Refusal("its rule has other constants than the table's, or illegal ones");
   }
   Sessions sessions;
@@ -123,9 +113,10 @@ Status Shard::LoadImage(Bytes bytes) {
   if (!pending.Read(&image, *data_) || (!is_bsp() && !pending.empty())) {
     return Refusal("its open rounds are not possible");
   }
+  ForgetCuts();
   if (!data_->ReadRows(&image)) return Refusal("its rows do not fit the shard");
 
-  if (is_rate_changed) (void)data_->SetLr(rule.constants[0]);
+  TakeRate(rule);
   apply_index_ = index;
   n_late_ = n_late;
   sessions_ = std::move(sessions);

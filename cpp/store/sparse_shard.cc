@@ -1,6 +1,7 @@
 // Sparse shards: an index from key to row, and rows of [value | slots | row slots]. A row of one
-// float lives inside the index itself. Batches are worked in blocks: the index lines of the next
-// block are fetched while the rows of this one are computed on.
+// float lives inside the index itself. What changes is noted for cuts (row_changes.h). Batches are
+// worked in blocks: the index lines of the next block are fetched while the rows of this one are
+// computed on.
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -13,6 +14,7 @@
 #include "store/key_index.h"
 #include "store/key_set_memory.h"
 #include "store/row_arena.h"
+#include "store/row_changes.h"
 #include "store/shard_data.h"
 
 namespace fastps {
@@ -31,12 +33,15 @@ class SparseShard final : public ShardData {
         row_floats_(rule().row_floats(width_)),
         inline_rows_(row_floats_ == 1),
         index_(pool),
-        arena_(pool, row_floats_) {}
+        arena_(pool, row_floats_),
+        changes_(&index_, &arena_, pool, row_floats_) {}
 
   bool is_sparse() const override { return true; }
   size_t row_width() const override { return width_; }
   uint64_t n_rows() const override { return index_.size(); }
-  uint64_t bytes() const override { return index_.bytes() + arena_.bytes() + key_sets_.bytes(); }
+  uint64_t bytes() const override {
+    return index_.bytes() + arena_.bytes() + key_sets_.bytes() + changes_.bytes();
+  }
 
   Code Check(Selection) const override { return Code::kOk; }
   size_t ValueCount(Selection keys) const override { return keys.size() * width_; }
@@ -88,6 +93,11 @@ class SparseShard final : public ShardData {
   uint64_t Remove(std::span<const Key> keys) override {
     uint64_t removed = 0;
     for (const Key key : keys) {
+      if (changes_.is_on()) {
+        uint32_t* const found = index_.Find(key);
+        if (found == nullptr) continue;
+        changes_.BeforeRemove(key, found);
+      }
       uint32_t payload = 0;
       if (!index_.Erase(key, &payload)) continue;
       if (!inline_rows_) arena_.Free(payload);
@@ -97,7 +107,9 @@ class SparseShard final : public ShardData {
     return removed;
   }
 
+  // While a cut is read keys must come with their writes: rows are saved by key before they change.
   bool Knows(const KeySetRef& ref, size_t n_keys) override {
+    if (changes_.is_cutting()) return false;
     const KeySetMemory::Places* const places = key_sets_.Recall(ref, PlacesVersion());
     return places != nullptr && places->size() == n_keys;
   }
@@ -109,12 +121,14 @@ class SparseShard final : public ShardData {
   }
 
   void PushKnown(const KeySetRef& ref, const float* gradients) override {
+    if (changes_.is_on()) changes_.BeforeWriteAt(*key_sets_.Recall(ref, PlacesVersion()));
     ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
       rule().ApplyRows(rows, gradients + begin * width_, n, width_);
     });
   }
 
   bool Remember(const KeySetRef& ref, Selection keys) override {
+    if (changes_.is_cutting()) return false;  // it would be asked for keys each time
     KeySetMemory::Places places;
     places.reserve(keys.size());
     for (const Key key : keys) {
@@ -166,6 +180,25 @@ class SparseShard final : public ShardData {
       loaded.push_back(key);
     }
     return true;
+  }
+
+  bool BeginCut(bool is_full) override { return changes_.Begin(is_full); }
+  void ReadCut(size_t n_max, CutSlice* slice) override { changes_.Read(n_max, slice); }
+  bool DropCut() override { return changes_.Drop(); }
+  void ForgetCuts() override { changes_.Forget(); }
+
+  void LoadRows(std::span<const Key> keys, const float* rows) override {
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      index_.ReserveFor(n);
+      for (size_t i = begin; i < begin + n; ++i) {
+        uint32_t* payload = index_.Find(keys[i]);
+        if (payload == nullptr) {
+          payload = index_.Insert(keys[i]);
+          if (!inline_rows_) *payload = arena_.Allocate();
+        }
+        std::memcpy(RowOf(payload), rows + i * row_floats_, row_floats_ * sizeof(float));
+      }
+    });
   }
 
   uint64_t Digest() const override {
@@ -286,6 +319,7 @@ class SparseShard final : public ShardData {
       payloads[i] = index_.Find(keys[i]);
       if (payloads[i] == nullptr) payloads[i] = CreateRow(keys[i]);
     }
+    if (changes_.is_on()) changes_.BeforeWrite(keys, payloads.data());
     for (size_t i = 0; i < keys.size(); ++i) {
       rows[i] = RowOf(payloads[i]);
       if (!inline_rows_) PrefetchRow(rows[i]);
@@ -295,6 +329,7 @@ class SparseShard final : public ShardData {
   uint32_t* CreateRow(Key key) {
     uint32_t* const payload = index_.Insert(key);
     if (!inline_rows_) *payload = arena_.Allocate();
+    if (changes_.is_on()) changes_.OnCreate(key, payload);
     float* const row = RowOf(payload);
     FillInitial(spec().initializer, key, 0, row, width_);
     ResetState(row);
@@ -313,6 +348,7 @@ class SparseShard final : public ShardData {
   RowArena arena_;
   uint64_t n_removed_ever_ = 0;
   KeySetMemory key_sets_;
+  RowChanges changes_;
 };
 
 }  // namespace

@@ -191,6 +191,11 @@ void Ground::DropTable(TableId table) {
   });
 }
 
+RequestHandler& Ground::HandlerOf(ServerId server) {
+  return embedded_ != nullptr ? *embedded_->FindHandler(server.value)
+                              : servers_[server.value]->handler();
+}
+
 uint32_t Ground::NumShards(TableId table) const { return map()->FindTable(table)->spec.num_shards; }
 
 ShardView Ground::ViewOf(TableId table, ShardId shard) const {

@@ -50,6 +50,9 @@ class Ground {
   TableSpec AddTable(TableSpec spec);
   void DropTable(TableId table);
 
+  // Of the server with that id.
+  RequestHandler& HandlerOf(ServerId server);
+
   uint32_t NumShards(TableId table) const;
   ShardView ViewOf(TableId table, ShardId shard) const;
   // Publishes a map with another view of a shard, and returns its version.

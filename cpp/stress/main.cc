@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "stress/caller.h"
+#include "stress/cuts.h"
 #include "stress/field.h"
 #include "stress/ground.h"
 #include "stress/round_field.h"
@@ -85,6 +86,7 @@ int Run(const Options& options) {
   Field field(ground.get(), options.n_threads + 1);
   RoundField rounds(field);
   std::atomic<uint64_t> n_views{0};
+  std::atomic<uint64_t> n_cuts{0};
   const int64_t begin_ms = NowMs();
   const int64_t until_ms = begin_ms + static_cast<int64_t>(options.seconds * 1000);
   {
@@ -108,12 +110,13 @@ int Run(const Options& options) {
         [&] { RunGuests(field, options.n_threads, options.seed * 1'000'000, until_ms); });
     threads.emplace_back([&] { RunTables(field, until_ms); });
     threads.emplace_back([&] { rounds.ComeAndGo(*clients[0], until_ms); });
+    std::vector<TableId> tables = {field.sums, field.scalars, field.dense, field.wild};
+    for (const auto& table : rounds.tables()) tables.push_back(table->spec.id);
+    threads.emplace_back(
+        [&] { n_cuts = RunCuts(field, tables, field.sums, options.seed * 77, until_ms); });
     if (!options.libzmq.empty()) {
-      threads.emplace_back([&] {
-        std::vector<TableId> tables = {field.sums, field.scalars, field.dense, field.wild};
-        for (const auto& table : rounds.tables()) tables.push_back(table->spec.id);
-        n_views = RunViews(field, tables, kChainServers, options.seed, until_ms);
-      });
+      threads.emplace_back(
+          [&] { n_views = RunViews(field, tables, kChainServers, options.seed, until_ms); });
     }
     for (uint32_t rank = 0; rank < kSlots.value; ++rank) {
       const uint64_t seed = options.seed * 1000 + 500 + rank;
@@ -140,10 +143,11 @@ int Run(const Options& options) {
       number(rounds.n_exact));
   std::printf(
       "stress: %s, %u threads, %.1f s: %llu calls, %llu maps, %llu views "
-      "of chains, %llu failures\n",
+      "of chains, %llu cuts, %llu failures\n",
       options.libzmq.empty() ? "embedded" : "sockets", options.n_threads,
       static_cast<double>(NowMs() - begin_ms) / 1000, number(field.n_calls),
-      number(ground->map_version().value), number(n_views), number(field.n_failures));
+      number(ground->map_version().value), number(n_views), number(n_cuts),
+      number(field.n_failures));
   return field.n_failures == 0 ? 0 : 1;
 }
 

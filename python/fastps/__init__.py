@@ -1,6 +1,7 @@
 """fastps: a parameter server for large sparse machine learning. numpy in and out."""
 
 from fastps import initializers, optimizers
+from fastps._version import __version__
 from fastps.client import Client
 from fastps.connection import connect
 from fastps.consistency import ASP, BSP, SSP
@@ -26,8 +27,6 @@ from fastps.errors import (
 from fastps.futures import Future
 from fastps.keys import KeySet, hash_keys
 from fastps.tables import DenseTable, SparseTable
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ASP",
@@ -55,6 +54,7 @@ __all__ = [
     "TableNotFoundError",
     "ValueRangeError",
     "WireError",
+    "__version__",
     "connect",
     "hash_keys",
     "initializers",

@@ -12,7 +12,7 @@ from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
 from fastps.scheduler.messages import TableDefinition
 
-__all__ = ["check_name", "checked_seconds", "checked_shape", "definition_of", "not_there_yet"]
+__all__ = ["check_name", "checked_seconds", "checked_shape", "definition_of"]
 
 
 def definition_of(
@@ -86,8 +86,3 @@ def checked_seconds(argument: str, value: Any) -> float:
     if math.isnan(value) or value < 0:
         raise ValueRangeError(f"{argument} is {value!r}, needed are seconds >= 0")
     return float(value)
-
-
-def not_there_yet(what: str, instead: str) -> ConfigError:
-    """Return the error for a feature whose turn has not come."""
-    return ConfigError(f"{what} is not there yet; {instead}")

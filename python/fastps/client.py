@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import concurrent.futures
 import contextlib
 import logging
 import math
@@ -12,28 +13,31 @@ import time
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
-from fastps import _core
 from fastps.arguments import (
     check_name,
     checked_seconds,
     checked_shape,
     definition_of,
-    not_there_yet,
 )
+from fastps.checkpoint import driver
+from fastps.checkpoint.manifest import LATEST
 from fastps.config import Settings
 from fastps.consistency import Consistency, Gate
-from fastps.control import Control
-from fastps.control.answers import check_open
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import ConfigError, FastPSError, SessionEndedError
+from fastps.errors import (
+    ConfigError,
+    EpochChangedError,
+    FastPSError,
+    SessionEndedError,
+)
 from fastps.initializers import Initializer
+from fastps.life import Entry, Life
+from fastps.lives import Lives, last_seconds
 from fastps.optimizers import Optimizer
 from fastps.scheduler import messages as m
-from fastps.steps import Steps, describe_slowest
 from fastps.tables import DenseTable, SparseTable
 
 __all__ = ["Client", "join_embedded"]
@@ -41,12 +45,6 @@ __all__ = ["Client", "join_embedded"]
 Item = TypeVar("Item")
 
 logger = logging.getLogger("fastps")
-
-# What the scheduler is told or asked when a call has failed already. No call ends later than 1 s
-# after its deadline, so with nothing left of that it has so long to answer.
-CLOSE_SECONDS = 10.0
-LAST_WORD_SECONDS = 0.8
-NO_CHECKPOINTS = "read rows with table.items() and set them with table.assign()"
 
 
 class Client:
@@ -57,52 +55,36 @@ class Client:
 
     Every method that takes `timeout` (seconds; None: FASTPS_TIMEOUT, for `barrier` and `chunks`
     FASTPS_GATE_TIMEOUT; ``math.inf`` is legal) raises `FastPSTimeoutError` when it passes.
+
+    When the job is restored from a checkpoint, every open call and future raises
+    `EpochChangedError`; when there was none to say so, the next call does, once. The client rejoins
+    with its next call, by itself: at the `clock_value` that was restored, with pass 1 of `chunks`.
+    Tables that were made or found before can be used as before.
     """
 
     def __init__(
         self,
-        control: Control,
-        core: _core.Client,
-        joined: m.Joined,
+        lives: Lives,
         group: str,
         settings: Settings,
         cluster: EmbeddedCluster | None = None,
     ) -> None:
-        self._control = control
-        self._core = core
-        self._session = joined.session
-        self._rank = joined.rank
-        self._num_workers = joined.num_workers
+        self._lives = lives
         self._group = group
         self._settings = settings
         self._cluster = cluster
-        self._pid = os.getpid()
-        self._closed = False
-        self._lock = threading.Lock()  # guards the counters below and closing
-        self._barriers = joined.barrier
-        self._passes = 0
-        core.end_step(joined.clock, 0)  # where the session starts
-        tick = cluster.control.tick if cluster is not None else None
-        self._steps = Steps(core, joined.clock, partial(_slowest, control, group), tick)
-        core.install_clocks(
-            joined.session,
-            joined.notice,
-            joined.clock,
-            joined.minimum,
-            joined.rounds,
-            joined.backup,
-        )
+        self._saves: list[concurrent.futures.Future[str]] = []
         _open_clients.add(self)
 
     @property
     def rank(self) -> int:
         """The worker's number within its group."""
-        return self._rank
+        return self._lives.current.rank
 
     @property
     def num_workers(self) -> int:
         """How many workers of this group were launched."""
-        return self._num_workers
+        return self._lives.current.num_workers
 
     @property
     def group(self) -> str:
@@ -111,8 +93,13 @@ class Client:
 
     @property
     def clock_value(self) -> int:
-        """How many steps this worker has ended with `clock`."""
-        return self._steps.clock
+        """How many steps this worker has ended with `clock`, those before a restore's cut included.
+
+        After a restore this counts as a call: it rejoins, and may raise `EpochChangedError`.
+        """
+        if self._lives.is_closed:
+            return self._lives.current.steps.clock
+        return self._open_life(None)[0].steps.clock
 
     def worker(self, rank: int | None = None, *, group: str | None = None) -> Client:
         """Return another worker of this embedded cluster.
@@ -129,7 +116,7 @@ class Client:
         ConfigError
             The client belongs to a real cluster.
         """
-        self._open_core()
+        self._open_life(None)
         if self._cluster is None:
             raise ConfigError(
                 "worker() is for embedded clusters; in a real one each process calls connect()"
@@ -225,9 +212,10 @@ class Client:
             There is none of that name.
         """
         check_name(name)
-        info = self._call(m.LookupTable(self._session, name), self._timeout(timeout))
+        life, timeout = self._open_life(timeout)
+        info = self._look_up(life, name, self._timeout(timeout))
         kind = DenseTable if info.definition.kind == "dense" else SparseTable
-        return kind(self, info.table_id, info.definition)
+        return kind(self, life, info)
 
     def flush(self, *, timeout: float | None = None) -> None:
         """Wait until every push of this client is acknowledged.
@@ -237,19 +225,17 @@ class Client:
         FastPSError
             The error of a push whose result nobody asked for.
         """
-        self._flush(self._timeout(timeout), timeout)
+        life, timeout = self._open_life(timeout)
+        with life:
+            self._flush(life, self._timeout(timeout), timeout)
 
-    def _flush(self, seconds: float, timeout: float | None, pulls: bool = False) -> None:
+    def _flush(
+        self, life: Life, seconds: float, timeout: float | None, pulls: bool = False
+    ) -> None:
         """Wait until what was started has ended, after the gates that it waits at."""
-        core = self._open_core()
-        began = time.monotonic()
-        self._steps.wait_for_started(
-            seconds if timeout is not None else max(seconds, self._settings.gate_timeout)
-        )
-        if timeout is not None:
-            seconds = max(0.0, seconds - (time.monotonic() - began))
-        core.flush(seconds, pulls)
-        core.check_open()
+        self._lives.check_open()
+        gates = None if timeout is not None else max(seconds, self._settings.gate_timeout)
+        life.flush(seconds, gates, pulls)
 
     def clock(self, *, timeout: float | None = None) -> int:
         """End a step: flush, then tell the scheduler. Waits for no other worker.
@@ -270,61 +256,38 @@ class Client:
         FastPSError
             The error of a push whose result nobody asked for.
         """
+        life, timeout = self._open_life(timeout)
         seconds = self._timeout(timeout)
         began = time.monotonic()
-        self._flush(seconds, timeout)
-        self._steps.end()
-        self._tell_clock()
-        if timeout is not None:
-            seconds = max(0.0, seconds - (time.monotonic() - began))
-        self._steps.await_clock(seconds)
-        return self._steps.clock
+        with life:
+            self._flush(life, seconds, timeout)
+            life.steps.end()
+            life.tell_clock()
+            if timeout is not None:
+                seconds = max(0.0, seconds - (time.monotonic() - began))
+            life.steps.await_clock(seconds)
+            return life.steps.clock
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Flush, then wait until every live or still expected worker of the group is here."""
+        life, timeout = self._open_life(timeout, self._settings.gate_timeout)
         seconds = self._gate_timeout(timeout)
         deadline = time.monotonic() + seconds
-        self._flush(seconds, timeout, pulls=True)
-        with self._lock:
-            number = self._barriers + 1
-        began = time.monotonic()
-        if timeout is None:
-            deadline = began + seconds
-        request = m.Barrier(self._session, number, self._steps.is_clean, self._steps.clock)
-        try:
-            passed = self._call(request, max(0.0, deadline - began))
-        except BaseException:
-            # Others must count this worker again, which was idle while it waited.
-            self._stop_waiting(m.StopWaiting(self._session), deadline, began)
-            raise
-        self._go_on(passed.clock, began)
-        with self._lock:
-            self._barriers = max(self._barriers, number)
-
-    def _go_on(self, clock: int, began: float) -> None:
-        """Take up work after a wait since then; whoever was idle may go on at a later clock."""
-        self._steps.left_out(began)
-        self._steps.move_to(clock)
-        self._tell_clock()
-
-    @contextlib.contextmanager
-    def _held_step(self) -> Iterator[int]:
-        """Hold the current step open for a call that belongs to it, and give its number.
-
-        Another thread's `clock` may go on meanwhile, but the scheduler hears of that later.
-        """
-        step = self._core.hold_step()
-        try:
-            yield step
-        finally:
-            self._core.release_step(step)
-            if self._cluster is not None and step < self._steps.clock and not self._closed:
-                self._cluster.tell_clock(self._session, self._core)
-
-    def _tell_clock(self) -> None:
-        """Tell an embedded scheduler how far this worker is; to others the heartbeats say it."""
-        if self._cluster is not None:
-            self._cluster.tell_clock(self._session, self._core)
+        with life:
+            self._flush(life, seconds, timeout, pulls=True)
+            number = life.barriers + 1
+            began = time.monotonic()
+            if timeout is None:
+                deadline = began + seconds
+            request = m.Barrier(life.session, number, life.steps.is_clean, life.steps.clock)
+            try:
+                passed = self._lives.call(life, request, max(0.0, deadline - began))
+            except BaseException:
+                # Others must count this worker again, which was idle while it waited.
+                self._stop_waiting(life, m.StopWaiting(life.session), deadline, began)
+                raise
+            life.go_on(passed.clock, began)
+            life.passed_barrier(number)
 
     def chunks(
         self, items: Sequence[Item], *, deterministic: bool = False, timeout: float | None = None
@@ -364,58 +327,75 @@ class Client:
         ...     sorted(client.chunks(["a", "b", "c"]))
         ['a', 'b', 'c']
         """
-        seconds = self._gate_timeout(timeout)
-        self._open_core()
-        with self._lock:
-            self._passes += 1
-            pass_number = self._passes
-        return self._share(items, pass_number, deterministic, seconds)
+        life, timeout = self._open_life(timeout, self._settings.gate_timeout)
+        return self._share(
+            life, items, life.next_pass(), deterministic, self._gate_timeout(timeout)
+        )
 
     def _share(
-        self, items: Sequence[Item], pass_number: int, deterministic: bool, seconds: float
+        self,
+        life: Life,
+        items: Sequence[Item],
+        pass_number: int,
+        deterministic: bool,
+        seconds: float,
     ) -> Iterator[Item]:
         in_hand: int | None = None
         deadline = 0.0
         try:
             while True:
                 deadline = time.monotonic() + seconds
-                self._flush(seconds, seconds, pulls=True)
-                request = m.NextChunk(
-                    self._session,
-                    pass_number,
-                    len(items),
-                    deterministic,
-                    in_hand,
-                    self._steps.is_clean,
-                    self._steps.clock,
-                )
-                began = time.monotonic()
-                chunk = self._call(request, max(0.0, deadline - began))
-                self._go_on(chunk.clock, began)
-                in_hand = chunk.index
+                with life:
+                    in_hand = self._next_chunk(
+                        life, pass_number, len(items), deterministic, in_hand, deadline
+                    )
                 if in_hand is None:
                     return
                 deadline = math.inf  # to give it back is a call of its own
                 yield items[in_hand]
         except BaseException:
             # The loop was left early, or an item asked for in vain may still be given.
-            returned = m.ReturnChunk(self._session, pass_number, None)
-            self._stop_waiting(returned, min(deadline, time.monotonic() + seconds), None)
+            returned = m.ReturnChunk(life.session, pass_number, None)
+            self._stop_waiting(life, returned, min(deadline, time.monotonic() + seconds), None)
             raise
+
+    def _next_chunk(
+        self,
+        life: Life,
+        pass_number: int,
+        n_items: int,
+        deterministic: bool,
+        done: int | None,
+        deadline: float,
+    ) -> int | None:
+        """Return the next item of a pass; None when there is none left."""
+        self._lives.check_open()
+        life.check()
+        seconds = deadline - time.monotonic()
+        self._flush(life, seconds, seconds, pulls=True)
+        steps = life.steps
+        request = m.NextChunk(
+            life.session, pass_number, n_items, deterministic, done, steps.is_clean, steps.clock
+        )
+        began = time.monotonic()
+        chunk = self._lives.call(life, request, max(0.0, deadline - began))
+        life.go_on(chunk.clock, began)
+        return chunk.index
 
     def _stop_waiting(
         self,
+        life: Life,
         request: m.StopWaiting | m.ReturnChunk,
         deadline: float,
         waiting_since: float | None,
     ) -> None:
         """Say that this worker waits no more and holds no item, after an error."""
-        if self._closed or os.getpid() != self._pid:
+        if self._lives.is_closed or life.is_over:
             return  # a session that ends gives back all it holds
         try:
-            passed = self._call(request, _last_seconds(deadline))
-            self._go_on(passed.clock, time.monotonic() if waiting_since is None else waiting_since)
-        except SessionEndedError:
+            passed = self._lives.call(life, request, last_seconds(deadline))
+            life.go_on(passed.clock, time.monotonic() if waiting_since is None else waiting_since)
+        except (SessionEndedError, EpochChangedError):
             return  # the scheduler counts it no more
         except FastPSError as error:
             warnings.warn(
@@ -424,17 +404,175 @@ class Client:
                 stacklevel=2,
             )
 
-    def save(self, uri: str, tag: str | None = None, incremental: bool = False) -> None:
-        """Write a checkpoint. Not there yet: raises `ConfigError`."""
-        raise not_there_yet("save", NO_CHECKPOINTS)
+    def save(
+        self,
+        uri: str | os.PathLike[str],
+        tag: str | None = None,
+        incremental: bool = False,
+        *,
+        timeout: float | None = None,
+    ) -> str:
+        """Write a checkpoint of the whole job: all tables with optimizer state, clocks, chunks.
 
-    def save_async(self, uri: str, tag: str | None = None, incremental: bool = False) -> None:
-        """Write a checkpoint while training goes on. Not there yet: raises `ConfigError`."""
-        raise not_there_yet("save_async", NO_CHECKPOINTS)
+        Any one worker may call it; the others need not know, and train on while files are written.
+        Of tables under BSP it holds exactly the steps before this worker's `clock_value`; of others
+        every push acknowledged before, and maybe later ones, each row and shard whole.
 
-    def restore(self, uri: str, tag: str = "latest") -> None:
-        """Read a checkpoint. Not there yet: raises `ConfigError`."""
-        raise not_there_yet("restore", NO_CHECKPOINTS)
+        Parameters
+        ----------
+        uri : str or path
+            The folder of checkpoints: a path that all servers see, or a URL that fsspec knows
+            (s3://, gs://, hdfs://, ...).
+        tag : str, optional
+            A name: letters, digits, ``._-``. None: the checkpoint's number, with eight digits.
+        incremental : bool, default False
+            Write only what changed since the newest checkpoint there.
+        timeout : float, optional
+            Seconds. None: as long as something moves; a save in which nothing does fails after a
+            minute.
+
+        Returns
+        -------
+        str
+            The tag. The checkpoint is durable.
+
+        Raises
+        ------
+        CheckpointError
+            The tag exists, another save is under way, a file cannot be written (no space, no
+            permission), or a server was lost meanwhile. Earlier checkpoints stay as they are.
+        ConfigError
+            A package that this needs is not installed; the message has the pip line.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fastps
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with fastps.connect(embedded=True) as client:
+        ...     table = client.sparse_table("w")
+        ...     table.push([7], [1.0])
+        ...     tag = client.save(folder.name)
+        ...     table.push([7], [1.0])
+        ...     _ = client.restore(folder.name)
+        ...     table.pull([7])
+        array([1.], dtype=float32)
+        """
+        life, timeout = self._open_life(timeout)
+        began = time.monotonic()
+        with life:
+            worker = self._ready_to_save(life, timeout)
+            if timeout is not None:
+                timeout = max(0.0, timeout - (time.monotonic() - began))
+            control, uri = self._lives.control, os.fspath(uri)
+            return driver.save(control, worker, uri, tag, incremental, timeout, is_shown=True)
+
+    def save_async(
+        self,
+        uri: str | os.PathLike[str],
+        tag: str | None = None,
+        incremental: bool = False,
+        *,
+        timeout: float | None = None,
+    ) -> concurrent.futures.Future[str]:
+        """Fix what a checkpoint holds, and write it while this worker goes on.
+
+        Parameters
+        ----------
+        uri, tag, incremental
+            As for `save`.
+        timeout : float, optional
+            Seconds until the cut must be fixed.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Its result is the tag, once the checkpoint is durable. `close` waits for it.
+
+        Raises
+        ------
+        CheckpointError, ConfigError
+            As for `save`; what goes wrong later is raised by the future.
+        """
+        life, timeout = self._open_life(timeout)
+        with life:
+            worker = self._ready_to_save(life, timeout)
+            control, uri = self._lives.control, os.fspath(uri)
+            pending = driver.begin_save(control, worker, uri, tag, incremental, timeout)
+        future: concurrent.futures.Future[str] = concurrent.futures.Future()
+        future.set_running_or_notify_cancel()
+
+        def finish() -> None:
+            try:
+                future.set_result(pending.finish())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._saves = [each for each in self._saves if not each.done()] + [future]
+        threading.Thread(target=finish, name="fastps-save", daemon=True).start()
+        return future
+
+    def _ready_to_save(self, life: Life, timeout: float | None) -> tuple[int, int]:
+        """Flush, and return the session and clock that a save is asked for with."""
+        self._flush(life, self._timeout(timeout), timeout)
+        if self._cluster is not None:
+            self._cluster.start_agents()
+        return life.session, life.steps.clock
+
+    def restore(
+        self,
+        uri: str | os.PathLike[str],
+        tag: str = LATEST,
+        *,
+        strict: bool = True,
+        timeout: float | None = None,
+    ) -> str:
+        """Bring the whole job to what a checkpoint holds, on the servers that it has now.
+
+        All of it is read and checked first; then every table, clock and queue of chunks is as it
+        was saved, missing tables are made, and tables that are not in the checkpoint are gone.
+        Whatever other workers have open raises `EpochChangedError`; they rejoin with their next
+        call, at the `clock_value` that was saved.
+
+        Parameters
+        ----------
+        uri : str or path
+            The folder of checkpoints.
+        tag : str, default "latest"
+            Which; ``latest``: that with the highest number.
+        strict : bool, default True
+            Refuse when a table of the job has other settings than the checkpoint's of that name.
+            False: the checkpoint's are taken.
+        timeout : float, optional
+            Seconds. None: as long as something moves.
+
+        Returns
+        -------
+        str
+            The tag.
+
+        Raises
+        ------
+        CheckpointError
+            It is missing, damaged or of an unknown version: then nothing was changed. Or a server
+            was lost while it was loaded: then tables answer so until a restore succeeds.
+        TableMismatchError
+            A table has other settings; the message names them.
+        """
+        life, timeout = self._open_life(timeout)
+        if self._cluster is not None:
+            self._cluster.start_agents()
+        restored = driver.restore(
+            self._lives.control,
+            life.session,
+            os.fspath(uri),
+            tag,
+            strict=strict,
+            timeout=timeout,
+            is_shown=True,
+        )
+        self._rejoin(restored.epoch, timeout)
+        return restored.manifest.tag
 
     def close(self) -> None:
         """Flush, leave the cluster and let everything go. Closing twice is fine.
@@ -444,47 +582,29 @@ class Client:
         FastPSError
             The error of a push whose result nobody asked for; the client is closed all the same.
         """
-        with self._lock:
-            if self._closed or os.getpid() != self._pid:
-                return
-            self._closed = True
+        if not self._lives.is_closed:
+            concurrent.futures.wait(self._saves)  # each ends when nothing moves for a minute
+        life = self._lives.close()
+        if life is None:
+            return
         _open_clients.discard(self)
-        if self._steps.has_open_round:
+        if life.steps.has_open_round and not life.is_over:
             warnings.warn(
-                f"close() drops the pushes of step {self._steps.clock} to tables under BSP: the "
+                f"close() drops the pushes of step {life.steps.clock} to tables under BSP: the "
                 "step was not ended with clock()",
                 RuntimeWarning,
                 stacklevel=2,
             )
         deadline = time.monotonic() + self._settings.timeout
         try:
-            self._core.flush(self._settings.timeout)
+            if not life.was_told:
+                life.core.flush(self._settings.timeout)
         finally:
-            self._leave(deadline)
-
-    def _leave(self, deadline: float) -> None:
-        try:
-            steps = self._steps
-            leave = m.Leave(
-                self._session,
-                staleness=steps.staleness(),
-                late=self._core.late_pushes(),
-                clock=steps.clock,
-                busy_us=steps.busy_us,
-            )
-            self._control.call(leave, _last_seconds(deadline))
-        except FastPSError as error:
-            # The scheduler may be gone first; its lease ends the session.
-            logger.debug("fastps: leaving was not answered: %s", error)
-        self._core.close()
-        if self._cluster is not None:
-            self._cluster.leave()
-        else:
-            self._control.close()
+            self._lives.leave(life, deadline)
 
     def __del__(self) -> None:
         # Dropped without close(), as a file may be: what it pushed is flushed all the same.
-        if not getattr(self, "_closed", True):
+        if hasattr(self, "_lives"):
             with contextlib.suppress(FastPSError):
                 self.close()
 
@@ -505,33 +625,36 @@ class Client:
             logger.exception("fastps: closing failed while another error was on its way")
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"clock {self._steps.clock}"
-        return f"Client(group={self._group!r}, rank={self._rank}, {state})"
+        life = self._lives.current
+        state = "closed" if self._lives.is_closed else f"clock {life.steps.clock}"
+        return f"Client(group={self._group!r}, rank={life.rank}, {state})"
 
     def _create(
         self, definition: m.TableDefinition, timeout: float | None
-    ) -> tuple[int, m.TableDefinition]:
-        info = self._call(m.CreateTable(self._session, definition), self._timeout(timeout))
-        return info.table_id, info.definition
+    ) -> tuple[Life, m.TableInfo]:
+        life, timeout = self._open_life(timeout)
+        with life:
+            request = m.CreateTable(life.session, definition)
+            return life, self._lives.call(life, request, self._timeout(timeout))
 
-    def _call(self, message: m.Request[m.ReplyT], seconds: float) -> m.ReplyT:
-        core = self._open_core()
-        reply, blob = self._control.call(message, seconds)
-        if blob is not None:
-            core.install_map(blob)
-        if self._cluster is not None:
-            self._cluster.tell_held_clocks()
-        return reply
+    def _look_up(self, life: Life, name: str, seconds: float) -> m.TableInfo:
+        with life:
+            return self._lives.call(life, m.LookupTable(life.session, name), seconds)
 
     def _check_process(self) -> None:
-        check_open(self._pid, closed=False)
+        self._lives.check_process()
 
-    def _open_core(self) -> _core.Client:
-        check_open(self._pid, self._closed)
-        return self._core
+    def _open_life(
+        self, timeout: float | None, default: float | None = None
+    ) -> tuple[Life, float | None]:
+        return self._lives.open(timeout, default)
+
+    def _rejoin(self, epoch: int, timeout: float | None) -> None:
+        """Rejoin after a restore to `epoch` by this client itself: no call needs to say so."""
+        self._lives.rejoin(epoch, timeout)
 
     def _timeout(self, timeout: float | None) -> float:
-        return self._settings.timeout if timeout is None else checked_seconds("timeout", timeout)
+        return self._lives.seconds(timeout)
 
     def _gate_timeout(self, timeout: float | None) -> float:
         if timeout is None:
@@ -539,7 +662,12 @@ class Client:
         return checked_seconds("timeout", timeout)
 
     def _pass_gate(
-        self, table: str, gate: Gate, timeout: float | None, gate_timeout: float | None
+        self,
+        life: Life,
+        table: str,
+        gate: Gate,
+        timeout: float | None,
+        gate_timeout: float | None,
     ) -> float:
         """Wait until a gate is open; return the seconds that the call may then take."""
         seconds = self._timeout(timeout)
@@ -547,34 +675,25 @@ class Client:
             gate_seconds = checked_seconds("gate_timeout", gate_timeout)
         elif timeout is not None:
             began = time.monotonic()
-            self._steps.wait(table, gate, seconds)
+            life.steps.wait(table, gate, seconds)
             return max(0.0, seconds - (time.monotonic() - began)) if gate else seconds
         else:
             gate_seconds = self._settings.gate_timeout
-        self._steps.wait(table, gate, gate_seconds)
+        life.steps.wait(table, gate, gate_seconds)
         return seconds
-
-
-def _last_seconds(deadline: float) -> float:
-    """Return how long a call may wait for the scheduler after it failed, or at its end."""
-    return min(CLOSE_SECONDS, max(LAST_WORD_SECONDS, deadline - time.monotonic()))
-
-
-def _slowest(control: Control, group: str) -> str:
-    """Say which worker of the group is behind the others, for errors."""
-    try:
-        reply, _ = control.call(m.GetStatus(), LAST_WORD_SECONDS)
-    except FastPSError as error:
-        return f"Who is slowest is not known: the scheduler did not say ({error})"
-    return describe_slowest(reply.status, group)
 
 
 def join_embedded(
     cluster: EmbeddedCluster, settings: Settings, rank: int | None, group: str, seconds: float
 ) -> Client:
     """Return a new worker of an embedded cluster."""
-    joined, core = cluster.join(rank, group, seconds)
-    return Client(cluster.control, core, joined, group, settings, cluster)
+
+    def join(rank: int | None, seconds: float) -> Entry:
+        return Entry(*cluster.join(group, rank, seconds))
+
+    lives = Lives(cluster.control, join, join(rank, seconds), group, settings, cluster)
+    cluster.enter()
+    return Client(lives, group, settings, cluster)
 
 
 _open_clients: weakref.WeakSet[Client] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 
 from fastps import _core, _libzmq
 from fastps.arguments import checked_seconds
@@ -12,6 +13,8 @@ from fastps.config import Settings
 from fastps.control import SocketControl, new_boot_id
 from fastps.embedded import EmbeddedCluster
 from fastps.errors import ConfigError
+from fastps.life import Entry
+from fastps.lives import Lives
 from fastps.scheduler import messages as m
 
 __all__ = ["connect"]
@@ -99,14 +102,20 @@ def connect(
         )
     _libzmq.load()
     control = SocketControl(address)
-    rank = settings.rank if rank is None else rank
-    boot_id = new_boot_id()
-    request = m.Join(group or settings.group, rank, os.getpid(), boot_id.hex())
+    name = group or settings.group
+    join = partial(_join, control, name)
     try:
-        joined, blob = control.call(request, seconds)
+        entry = join(settings.rank if rank is None else rank, seconds)
     except BaseException:
         control.close()
         raise
+    return Client(Lives(control, join, entry, name, settings), name, settings)
+
+
+def _join(control: SocketControl, group: str, rank: int | None, seconds: float) -> Entry:
+    """Begin a session."""
+    boot_id = new_boot_id()
+    joined, blob = control.call(m.Join(group, rank, os.getpid(), boot_id.hex()), seconds)
     assert blob is not None
-    core = _core.Client(joined.session, boot_id, joined.clock, blob, address)
-    return Client(control, core, joined, request.group, settings)
+    core = _core.Client(joined.session, boot_id, joined.clock, blob, control.address)
+    return Entry(joined, core, blob)

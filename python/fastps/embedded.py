@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from functools import partial
 
 from fastps import _core
+from fastps.checkpoint.agent import Agent
 from fastps.config import Settings
 from fastps.control import EmbeddedControl, new_boot_id
 from fastps.errors import ConfigError
@@ -15,6 +17,19 @@ from fastps.scheduler import messages as m
 __all__ = ["EmbeddedCluster"]
 
 SERVERS_MAX = 1024  # cpp/base/limits.h: kServersMax
+
+
+class _Shards:
+    """The shards of one server of an embedded cluster, as its agent sees them."""
+
+    def __init__(self, servers: _core.EmbeddedCluster, number: int) -> None:
+        self.begin_cut = partial(servers.begin_cut, number)
+        self.read_cut = partial(servers.read_cut, number)
+        self.drop_cut = partial(servers.drop_cut, number)
+        self.load_rows = partial(servers.load_rows, number)
+        self.load_removed = partial(servers.load_removed, number)
+        self.load_dense = partial(servers.load_dense, number)
+        self.finish_load = partial(servers.finish_load, number)
 
 
 class EmbeddedCluster:
@@ -48,6 +63,7 @@ class EmbeddedCluster:
         self._noticed: set[int] = set()  # sessions that may have steps to tell of now
         self._told: dict[int, int] = {}  # the clock that was told last, by session
         self._latest_map = b""
+        self._has_agents = False
         self.control = EmbeddedControl(
             num_servers,
             num_workers,
@@ -58,8 +74,15 @@ class EmbeddedCluster:
             patience=Settings.from_environment().gate_timeout,
         )
 
-    def join(self, rank: int | None, group: str, timeout: float) -> tuple[m.Joined, _core.Client]:
-        """Join a worker; return its session and its core."""
+    def enter(self) -> None:
+        """Count a client in, which has joined."""
+        with self._lock:
+            self._n_open += 1
+
+    def join(
+        self, group: str, rank: int | None, timeout: float
+    ) -> tuple[m.Joined, _core.Client, bytes]:
+        """Join a worker; return its session, its core and the map it begins with."""
         request = m.Join(group, rank, os.getpid(), new_boot_id().hex())
         joined, blob = self.control.call(request, timeout)
         assert blob is not None
@@ -67,11 +90,19 @@ class EmbeddedCluster:
         with self._lock:
             self._clients[joined.session] = core
             self._told[joined.session] = joined.clock
-            self._n_open += 1
             latest = self._latest_map
         core.install_map(latest)  # it may have changed while this client was not on the list
         self.control.beat(joined.session, joined.clock, 0)  # and so may the clocks
-        return joined, core
+        return joined, core, latest
+
+    def start_agents(self) -> None:
+        """Start the servers' agents, which save and restore, unless they run."""
+        with self._lock:
+            if self._has_agents:
+                return
+            self._has_agents = True
+        for number, boot_id in enumerate(self.control.boot_ids):
+            Agent(self.control, _Shards(self._servers, number), number, boot_id).start()
 
     def leave(self) -> None:
         """Count a client out; the last one closes the cluster."""

@@ -120,7 +120,7 @@ class SessionEndedError(FastPSError):
 
 
 class EpochChangedError(FastPSError):
-    """The job was restored from a checkpoint while the call was open."""
+    """The job was restored from a checkpoint; the client goes on from that with its next call."""
 
 
 class ClosedError(FastPSError):

@@ -11,6 +11,7 @@ from fastps.errors import FastPSTimeoutError
 
 if TYPE_CHECKING:
     from fastps.client import Client
+    from fastps.life import Life
 
 __all__ = ["Future"]
 
@@ -30,12 +31,14 @@ class Future(Generic[T]):
         finish: Callable[[Any], T],
         timeout: float,
         client: Client,
+        life: Life,
         pass_gate: Callable[[float | None], float] | None = None,
     ) -> None:
         self._ticket = ticket
         self._finish = finish
         self._timeout = timeout
         self._client = client
+        self._life = life
         self._pass_gate = pass_gate  # waits, and returns the seconds that are left for the call
 
     def result(self, timeout: float | None = None) -> T:
@@ -53,15 +56,18 @@ class Future(Generic[T]):
             The call has not ended yet; it goes on, and result() may be called again.
         StalePullError
             It has not even been let through.
+        EpochChangedError
+            The job was restored before the call had ended.
         FastPSError
             The call failed.
         """
         self._client._check_process()
-        if self._pass_gate is not None and not self._ticket.done():
-            seconds = self._pass_gate(timeout)
-        else:
-            seconds = self._timeout if timeout is None else timeout
-        return self._finish(self._ticket.result(seconds))
+        with self._life:
+            if self._pass_gate is not None and not self._ticket.done():
+                seconds = self._pass_gate(timeout)
+            else:
+                seconds = self._timeout if timeout is None else timeout
+            return self._finish(self._ticket.result(seconds))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the call and return its error, or None. Raises only `FastPSTimeoutError`."""

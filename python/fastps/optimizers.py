@@ -41,8 +41,19 @@ ROW_PART_MAX = 1 << 22  # floats; kRowWidthMax in cpp/base/limits.h
 
 
 class Optimizer:
-    """Base of all optimizers. Not for subclassing by users: the rules live in the servers."""
+    """Base of all optimizers. Not for subclassing by users: the rules live in the servers.
 
+    Attributes
+    ----------
+    slots : tuple of str
+        The state that each value of a row carries, one float each, in the order in which servers
+        store it; named as in the formulas.
+    row_slots : tuple of str
+        The state that each row carries besides, one float each.
+    """
+
+    slots: ClassVar[tuple[str, ...]] = ()
+    row_slots: ClassVar[tuple[str, ...]] = ()
     _kind: ClassVar[int]  # RuleKind in cpp/routing/table_spec.h; the fields are its constants
 
     def spec(self) -> tuple[int, list[float]]:
@@ -272,6 +283,7 @@ class Momentum(Optimizer):
     array([-4.25], dtype=float32)
     """
 
+    slots = ("v",)
     _kind: ClassVar[int] = 5
 
     lr: float = 1e-3
@@ -352,6 +364,7 @@ class AdaGrad(Optimizer):
     array([-0.5, -0.5], dtype=float32)
     """
 
+    slots = ("s",)
     _kind: ClassVar[int] = 3
 
     lr: float = 0.01
@@ -426,6 +439,7 @@ class RMSProp(Optimizer):
     array([-1., -1.], dtype=float32)
     """
 
+    slots = ("s",)
     _kind: ClassVar[int] = 6
 
     lr: float = 0.01
@@ -520,6 +534,8 @@ class Adam(Optimizer):
     array([-0.5, -0.5], dtype=float32)
     """
 
+    slots = ("m", "v")
+    row_slots = ("c1", "c2")
     _kind: ClassVar[int] = 7
 
     lr: float = 1e-3
@@ -621,6 +637,7 @@ class FTRL(Optimizer):
     array([-0.25,  0.  ], dtype=float32)
     """
 
+    slots = ("z", "n")
     _kind: ClassVar[int] = 4
 
     alpha: float = 0.1

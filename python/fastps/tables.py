@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fastps import _core, consistency, optimizers
-from fastps.consistency import ASP, Gate
-from fastps.errors import ConfigError, ShapeError
+from fastps.consistency import ASP, Consistency, Gate
+from fastps.errors import ConfigError, ShapeError, TableMismatchError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
 
 if TYPE_CHECKING:
     from fastps._core import Ticket
     from fastps.client import Client
-    from fastps.scheduler.messages import TableDefinition
+    from fastps.life import Life
+    from fastps.scheduler.messages import TableDefinition, TableInfo
 
 __all__ = ["DenseTable", "SparseTable"]
 
@@ -27,29 +29,50 @@ ITEMS_BATCH_ROWS = 65536
 SCAN_ROWS_MAX = 65536  # cpp/base/limits.h: kScanRowsMax
 
 
+def _push_gate(policy: Consistency, clock: int) -> Gate:
+    return policy.push_gate(clock)
+
+
+def _write_gate(policy: Consistency, clock: int) -> Gate:
+    return policy.write_gate(clock)
+
+
+class _Place:
+    """What a table is in one life of its client. Immutable."""
+
+    def __init__(self, life: Life, info: TableInfo, group: str) -> None:
+        self.life = life
+        self.id = info.table_id
+        self.definition: TableDefinition = info.definition
+        self.policy = consistency.from_json(info.definition.consistency)
+        # Clocks are per group: another group's workers read ungated.
+        self.is_own = info.definition.group in (None, group)
+
+    def step_at(self, clock: int) -> int:
+        """Return what a request says of its step: servers need to know it under BSP."""
+        return clock + 1 if self.is_own and self.policy.in_rounds else 0
+
+
 class _Table:
     """What sparse and dense tables share. Thread-safe, as the client is."""
 
-    def __init__(self, client: Client, table_id: int, definition: TableDefinition) -> None:
-        assert definition.shape is not None
+    def __init__(self, client: Client, life: Life, info: TableInfo) -> None:
+        assert info.definition.shape is not None
         self._client = client
-        self._id = table_id
-        self._definition = definition
-        self._shape: Shape = definition.shape
-        self._policy = consistency.from_json(definition.consistency)
-        # Clocks are per group: another group's workers read ungated.
-        self._is_own = definition.group in (None, client.group)
+        self._place = _Place(life, info, client.group)
+        self._shape: Shape = info.definition.shape
 
     @property
     def name(self) -> str:
         """The table's name."""
-        return self._definition.name
+        return self._place.definition.name
 
     @property
     def num_shards(self) -> int:
         """How many shards the table has."""
-        assert self._definition.num_shards is not None
-        return self._definition.num_shards
+        num_shards = self._place.definition.num_shards
+        assert num_shards is not None
+        return num_shards
 
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]:
         """Return figures of the table, read shard by shard.
@@ -73,7 +96,9 @@ class _Table:
         ------
         FastPSTimeoutError, ServerLostError, ClosedError
         """
-        shards = self._core().stats(self._id, self._client._timeout(timeout))
+        place, timeout = self._open(timeout)
+        with place.life as life:
+            shards = life.core.stats(place.id, self._client._timeout(timeout))
         shards.sort(key=lambda report: report["shard"])
         rows = sum(report["rows"] for report in shards)
         size = sum(report["bytes"] for report in shards)
@@ -81,7 +106,7 @@ class _Table:
             "rows": rows,
             "bytes": size,
             "bytes_per_row": size / rows if rows else 0.0,
-            "staleness": self._client._steps.staleness_of(self.name),
+            "staleness": life.steps.staleness_of(self.name),
             "shards": shards,
         }
 
@@ -121,12 +146,37 @@ class _Table:
         ...     table.pull([7])
         array([-1.5], dtype=float32)
         """
-        changed = optimizers.from_json(self._definition.optimizer).with_lr(lr)
+        changed = optimizers.from_json(self._place.definition.optimizer).with_lr(lr)
         _, constants = changed.spec()
-        self._changed(self._core().set_lr, constants[0], timeout=timeout, gate_timeout=gate_timeout)
+        set_lr = _core.Client.set_lr
+        self._changed(set_lr, constants[0], timeout=timeout, gate_timeout=gate_timeout)
 
-    def _core(self) -> _core.Client:
-        return self._client._open_core()
+    def _open(self, timeout: float | None) -> tuple[_Place, float | None]:
+        """Return what the table is now, and what is left of a call's timeout.
+
+        After a restore it has another number.
+        """
+        life, timeout = self._client._open_life(timeout)
+        place = self._place
+        if place.life is not life:
+            began = time.monotonic()
+            place = self._find(life, timeout)
+            if timeout is not None:
+                timeout = max(0.0, timeout - (time.monotonic() - began))
+        return place, timeout
+
+    def _find(self, life: Life, timeout: float | None) -> _Place:
+        client, before = self._client, self._place.definition
+        info = client._look_up(life, self.name, client._timeout(timeout))
+        now = info.definition
+        if (now.kind, now.shape) != (before.kind, before.shape):
+            raise TableMismatchError(
+                f"table {self.name!r} is {now.kind} with shape {now.shape} since the job was "
+                f"restored, this handle is of one that was {before.kind} with shape "
+                f"{before.shape}: get another with Client.table()"
+            )
+        self._place = _Place(life, info, client.group)
+        return self._place
 
     # Each makes a call at the current step, once the gate that its kind of call has is open. The
     # step is held until then: the scheduler hears of its end after what belongs to it is done.
@@ -138,19 +188,22 @@ class _Table:
         timeout: float | None,
         gate_timeout: float | None,
     ) -> FloatArray:
-        client, policy = self._client, self._policy
-        if not self._is_own:
-            return pull(self._id, what, client._pass_gate(self.name, Gate(), timeout, gate_timeout))
-        if not policy.in_rounds:
-            gate = policy.pull_gate(client.clock_value)
-            seconds = client._pass_gate(self.name, gate, timeout, gate_timeout)
-            client._steps.saw(self.name, client.clock_value, gate)
-            return pull(self._id, what, seconds)
-        with client._held_step() as clock:
-            gate = policy.pull_gate(clock)
-            seconds = client._pass_gate(self.name, gate, timeout, gate_timeout)
-            client._steps.saw(self.name, clock, gate)
-            return pull(self._id, what, seconds, clock + 1)
+        place, timeout = self._open(timeout)
+        client, policy = self._client, place.policy
+        with place.life as life:
+            if not place.is_own:
+                seconds = client._pass_gate(life, self.name, Gate(), timeout, gate_timeout)
+                return pull(life.core, place.id, what, seconds)
+            if not policy.in_rounds:
+                gate = policy.pull_gate(life.steps.clock)
+                seconds = client._pass_gate(life, self.name, gate, timeout, gate_timeout)
+                life.steps.saw(self.name, life.steps.clock, gate)
+                return pull(life.core, place.id, what, seconds)
+            with life.held_step() as clock:
+                gate = policy.pull_gate(clock)
+                seconds = client._pass_gate(life, self.name, gate, timeout, gate_timeout)
+                life.steps.saw(self.name, clock, gate)
+                return pull(life.core, place.id, what, seconds, clock + 1)
 
     def _pushed(
         self,
@@ -159,7 +212,7 @@ class _Table:
         timeout: float | None,
         gate_timeout: float | None,
     ) -> T:
-        return self._written(self._policy.push_gate, push, what, timeout, gate_timeout)
+        return self._written(_push_gate, push, what, timeout, gate_timeout)
 
     def _changed(
         self,
@@ -169,22 +222,24 @@ class _Table:
         gate_timeout: float | None,
     ) -> T:
         """Make a write that acts at once under BSP: assign, remove, set_lr."""
-        return self._written(self._policy.write_gate, change, what, timeout, gate_timeout)
+        return self._written(_write_gate, change, what, timeout, gate_timeout)
 
     def _written(
         self,
-        gate_of: Callable[[int], Gate],
+        gate_of: Callable[[Consistency, int], Gate],
         write: Callable[..., T],
         what: tuple[Any, ...],
         timeout: float | None,
         gate_timeout: float | None,
     ) -> T:
-        self._check_may_write()
+        place, timeout = self._open(timeout)
+        self._check_may_write(place)
         client = self._client
-        with client._held_step() as clock:
-            seconds = client._pass_gate(self.name, gate_of(clock), timeout, gate_timeout)
-            client._steps.wrote(clock, self._policy)
-            return write(self._id, *what, seconds, self._step_at(clock))
+        with place.life as life, life.held_step() as clock:
+            gate = gate_of(place.policy, clock)
+            seconds = client._pass_gate(life, self.name, gate, timeout, gate_timeout)
+            life.steps.wrote(clock, place.policy)
+            return write(life.core, place.id, *what, seconds, place.step_at(clock))
 
     def _pull_started(
         self,
@@ -192,48 +247,56 @@ class _Table:
         what: Any,
         finish: Callable[[FloatArray], FloatArray],
     ) -> Future[FloatArray]:
-        client = self._client
+        place, _ = self._open(None)
+        client, life = self._client, place.life
         seconds = client._timeout(None)
-        with client._held_step() as clock:
-            gate = self._policy.pull_gate(clock) if self._is_own else Gate()
-            step = self._step_at(clock)
-            ticket = start(self._id, what, seconds, step, gate.minimum, gate.rounds)
-            if self._is_own:
-                client._steps.saw(self.name, clock, gate)
-        return Future(ticket, finish, seconds, client, self._gate_of(gate))
+        with life, life.held_step() as clock:
+            gate = place.policy.pull_gate(clock) if place.is_own else Gate()
+            step = place.step_at(clock)
+            ticket = start(life.core, place.id, what, seconds, step, gate.minimum, gate.rounds)
+            if place.is_own:
+                life.steps.saw(self.name, clock, gate)
+        return Future(ticket, finish, seconds, client, life, self._gate_of(life, gate))
 
     def _push_started(
         self, start: Callable[..., Ticket], what: Any, values: FloatArray
     ) -> Future[None]:
-        self._check_may_write()
-        client = self._client
+        place, _ = self._open(None)
+        self._check_may_write(place)
+        client, life = self._client, place.life
         seconds = client._timeout(None)
-        with client._held_step() as clock:
-            gate = self._policy.push_gate(clock)
-            client._steps.wrote(clock, self._policy)
-            step = self._step_at(clock)
-            ticket = start(self._id, what, values, seconds, step, gate.minimum, gate.rounds)
-            client._steps.started_behind(self.name, gate)
-        return Future(ticket, lambda nothing: nothing, seconds, client, self._gate_of(gate))
+        with life, life.held_step() as clock:
+            gate = place.policy.push_gate(clock)
+            life.steps.wrote(clock, place.policy)
+            ticket = start(
+                life.core,
+                place.id,
+                what,
+                values,
+                seconds,
+                place.step_at(clock),
+                gate.minimum,
+                gate.rounds,
+            )
+            life.steps.started_behind(self.name, gate)
+        return Future(
+            ticket, lambda nothing: nothing, seconds, client, life, self._gate_of(life, gate)
+        )
 
-    def _step_at(self, clock: int) -> int:
-        """Return what a request says of its step: servers need to know it under BSP."""
-        return clock + 1 if self._is_own and self._policy.in_rounds else 0
-
-    def _check_may_write(self) -> None:
-        if not self._is_own and not isinstance(self._policy, ASP):
+    def _check_may_write(self, place: _Place) -> None:
+        if not place.is_own and not isinstance(place.policy, ASP):
             raise ConfigError(
-                f"table {self.name!r} is under {self._policy} of group {self._definition.group!r}: "
-                f"workers of group {self._client.group!r} may read it, but only tables under ASP "
-                "may be changed by other groups"
+                f"table {self.name!r} is under {place.policy} of group "
+                f"{place.definition.group!r}: workers of group {self._client.group!r} may read it, "
+                "but only tables under ASP may be changed by other groups"
             )
 
-    def _gate_of(self, gate: Gate) -> Callable[[float | None], float] | None:
+    def _gate_of(self, life: Life, gate: Gate) -> Callable[[float | None], float] | None:
         """Return how a future waits at the gate, or None when there is none."""
         if not gate:
             return None
         client = self._client
-        return lambda timeout: client._pass_gate(self.name, gate, timeout, None)
+        return lambda timeout: client._pass_gate(life, self.name, gate, timeout, None)
 
 
 class SparseTable(_Table):
@@ -272,12 +335,12 @@ class SparseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         flat, shape = as_prepared(keys)
-        return self._shaped(self._pulled(self._core().pull, flat, timeout, gate_timeout), shape)
+        return self._shaped(self._pulled(_core.Client.pull, flat, timeout, gate_timeout), shape)
 
     def pull_async(self, keys: Any) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
         flat, shape = as_prepared(keys)
-        start = self._core().pull_async
+        start = _core.Client.pull_async
         return self._pull_started(start, flat, lambda rows: self._shaped(rows, shape))
 
     def push(
@@ -309,13 +372,13 @@ class SparseTable(_Table):
             The outcome is unknown and `Client.flush` settles it: do not push again.
         """
         flat, values = self._prepared(keys, gradients, "gradients")
-        push = self._core().push
+        push = _core.Client.push
         self._pushed(push, flat, values, timeout=timeout, gate_timeout=gate_timeout)
 
     def push_async(self, keys: Any, gradients: npt.ArrayLike) -> Future[None]:
         """Start a push; both arrays may be changed once this returns. Errors as for `push`."""
         flat, values = self._prepared(keys, gradients, "gradients")
-        return self._push_started(self._core().push_async, flat, values)
+        return self._push_started(_core.Client.push_async, flat, values)
 
     def assign(
         self,
@@ -330,20 +393,23 @@ class SparseTable(_Table):
         Of equal keys the last one wins. Parameters and errors as for `push`.
         """
         flat, checked = self._checked(keys, values, "values")
-        assign = self._core().assign
+        assign = _core.Client.assign
         self._changed(assign, flat, checked, timeout=timeout, gate_timeout=gate_timeout)
 
     def contains(self, keys: Any, *, timeout: float | None = None) -> npt.NDArray[np.bool_]:
         """Return which rows exist: bool, shape keys.shape."""
         flat, shape = as_keys(keys)
-        return self._core().contains(self._id, flat, self._client._timeout(timeout)).reshape(shape)
+        place, timeout = self._open(timeout)
+        with place.life as life:
+            found = life.core.contains(place.id, flat, self._client._timeout(timeout))
+        return found.reshape(shape)
 
     def remove(
         self, keys: Any, *, timeout: float | None = None, gate_timeout: float | None = None
     ) -> int:
         """Remove rows with their optimizer state; return how many there were."""
         flat, _ = as_keys(keys)
-        remove = self._core().remove
+        remove = _core.Client.remove
         return self._changed(remove, flat, timeout=timeout, gate_timeout=gate_timeout)
 
     def __len__(self) -> int:
@@ -375,23 +441,30 @@ class SparseTable(_Table):
         Raises
         ------
         FastPSTimeoutError, ClosedError
+        EpochChangedError
+            The job was restored since.
         ServerLostError
             A shard is lost. They are read one after another: this names the first.
         """
         if isinstance(batch_rows, bool) or not isinstance(batch_rows, int) or batch_rows < 1:
             raise ConfigError(f"batch_rows is {batch_rows!r}, needed is an integer >= 1")
-        return self._scan(batch_rows, self._client._timeout(timeout))
+        place, timeout = self._open(timeout)
+        return self._scan(place, batch_rows, self._client._timeout(timeout))
 
-    def _scan(self, batch_rows: int, seconds: float) -> Iterator[tuple[KeyArray, FloatArray]]:
+    def _scan(
+        self, place: _Place, batch_rows: int, seconds: float
+    ) -> Iterator[tuple[KeyArray, FloatArray]]:
         keys: list[KeyArray] = []
         values: list[FloatArray] = []
         n = 0
         for shard in range(self.num_shards):
             cursor: int | None = 0
             while cursor is not None:
-                some_keys, some_values, cursor = self._core().scan(
-                    self._id, shard, cursor, min(batch_rows - n, SCAN_ROWS_MAX), seconds
-                )
+                self._client._check_process()
+                with place.life as life:
+                    some_keys, some_values, cursor = life.core.scan(
+                        place.id, shard, cursor, min(batch_rows - n, SCAN_ROWS_MAX), seconds
+                    )
                 keys.append(some_keys)
                 values.append(some_values)
                 n += len(some_keys)
@@ -464,13 +537,13 @@ class DenseTable(_Table):
             Fresh, writable, C-contiguous.
         """
         numbers, shape = self._rows(rows)
-        pull = self._core().dense_pull
+        pull = _core.Client.dense_pull
         return self._pulled(pull, numbers, timeout, gate_timeout).reshape(shape)
 
     def pull_async(self, *, rows: Any = None) -> Future[FloatArray]:
         """Start a pull; its `Future.result` is what `pull` returns."""
         numbers, shape = self._rows(rows)
-        start = self._core().dense_pull_async
+        start = _core.Client.dense_pull_async
         return self._pull_started(start, numbers, lambda values: values.reshape(shape))
 
     def push(
@@ -493,13 +566,13 @@ class DenseTable(_Table):
             As for `SparseTable.push`, as are the errors.
         """
         numbers, values = self._checked(rows, gradient, "gradient")
-        push = self._core().dense_push
+        push = _core.Client.dense_push
         self._pushed(push, numbers, values, timeout=timeout, gate_timeout=gate_timeout)
 
     def push_async(self, gradient: npt.ArrayLike, *, rows: Any = None) -> Future[None]:
         """Start a push; the arrays may be changed once this returns. Errors as for `push`."""
         numbers, values = self._checked(rows, gradient, "gradient")
-        return self._push_started(self._core().dense_push_async, numbers, values)
+        return self._push_started(_core.Client.dense_push_async, numbers, values)
 
     def assign(
         self,
@@ -514,7 +587,7 @@ class DenseTable(_Table):
         Of equal rows the last one wins. Parameters and errors as for `push`.
         """
         numbers, checked = self._checked(rows, values, "values")
-        assign = self._core().dense_assign
+        assign = _core.Client.dense_assign
         self._changed(assign, numbers, checked, timeout=timeout, gate_timeout=gate_timeout)
 
     def __repr__(self) -> str:

@@ -198,6 +198,37 @@ class ShardUnderTest {
     const Status status = shard_->LoadImage(std::as_bytes(std::span(bytes)));
     return {Number(status.code()), status.message()};
   }
+  // (code, is full, rows, index); ids of cuts are numbers, 0 is none.
+  py::tuple BeginCut(uint64_t id, uint64_t parent, std::optional<uint64_t> rounds) {
+    CutBegun begun;
+    const Status status = shard_->BeginCut(
+        CutId{{id, id}}, parent == 0 ? std::nullopt : std::optional(CutId{{parent, parent}}),
+        rounds ? std::optional(Round(*rounds)) : std::nullopt, &begun);
+    return py::make_tuple(Number(status.code()), begun.is_full, begun.n_rows, begun.index.value);
+  }
+  // (keys, rows, removed, block, arrays, finished), or None when the cut is not under way.
+  py::object ReadCut(uint64_t id, size_t n_max) {
+    CutSlice slice;
+    if (!shard_->ReadCut(CutId{{id, id}}, n_max, &slice).ok()) return py::none();
+    py::list arrays;
+    for (const std::vector<float>& each : slice.arrays) {
+      arrays.append(ArrayOf(std::span<const float>(each)));
+    }
+    return py::make_tuple(
+        ArrayOf(std::span<const Key>(slice.keys)), ArrayOf(std::span<const float>(slice.rows)),
+        ArrayOf(std::span<const Key>(slice.removed)),
+        py::make_tuple(slice.block.begin, slice.block.end), arrays, slice.finished);
+  }
+  int LoadRows(const KeyArray& keys, const FloatArray& rows) {
+    return Number(shard_->LoadRows(SpanOf(keys), SpanOf(rows)).code());
+  }
+  int LoadRemoved(const KeyArray& keys) { return Number(shard_->LoadRemoved(SpanOf(keys)).code()); }
+  int LoadBlock(size_t array, uint64_t begin, const FloatArray& values) {
+    return Number(shard_->LoadBlock(array, begin, SpanOf(values)).code());
+  }
+  int FinishLoad(const std::vector<float>& constants) {
+    return Number(shard_->FinishLoad(constants).code());
+  }
   uint64_t Digest(const std::optional<std::set<uint64_t>>& sessions) {
     return shard_->Digest(
         [&](SessionId session) { return !sessions || sessions->contains(session.value); });
@@ -276,6 +307,18 @@ void BindShard(py::module_& m) {
       .def("figures", &ShardUnderTest::Figures, "(rows, bytes, apply index)")
       .def("image", &ShardUnderTest::Image, "(index, image)")
       .def("load_image", &ShardUnderTest::LoadImage, py::arg("image"), "(code, message)")
+      .def("begin_cut", &ShardUnderTest::BeginCut, py::arg("id"), py::arg("parent") = 0,
+           py::arg("rounds") = py::none(), "(code, is full, rows, index)")
+      .def("read_cut", &ShardUnderTest::ReadCut, py::arg("id"), py::arg("n_max"),
+           "(keys, rows, removed, block, arrays, finished) or None")
+      .def(
+          "drop_cut", [](ShardUnderTest& s, uint64_t id) { s.shard().DropCut(CutId{{id, id}}); },
+          py::arg("id"))
+      .def("load_rows", &ShardUnderTest::LoadRows, py::arg("keys"), py::arg("rows"))
+      .def("load_removed", &ShardUnderTest::LoadRemoved, py::arg("keys"))
+      .def("load_block", &ShardUnderTest::LoadBlock, py::arg("array"), py::arg("begin"),
+           py::arg("values"))
+      .def("finish_load", &ShardUnderTest::FinishLoad, py::arg("constants"))
       .def("digest", &ShardUnderTest::Digest, py::arg("sessions") = py::none())
       .def("forget_all_but", &ShardUnderTest::ForgetAllBut, py::arg("sessions"));
 }

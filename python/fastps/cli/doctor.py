@@ -14,7 +14,12 @@ from collections.abc import Callable, Iterator
 __all__ = ["add_parser", "findings"]
 
 # Each extra's packages, to say which commands can run.
-EXTRAS = {"train": ("scipy", "rich", "matplotlib", "zstandard")}
+EXTRAS = {
+    "train": ("scipy", "rich", "matplotlib", "zstandard"),
+    "checkpoint": ("safetensors", "fsspec", "rich"),
+    "s3": ("s3fs",),
+    "parquet": ("pyarrow",),
+}
 
 # A server has a file per connection, and each worker has some; the usual limit of 1,024 is enough
 # for a few hundred workers.

@@ -20,6 +20,10 @@ SUBCOMMANDS = {
     "predict": ("fastps.cli.predict", "apply a trained model to files", "train"),
     "status": ("fastps.cli.status", "show servers, tables and workers of a running job", ""),
     "scale": ("fastps.cli.scale", "change the number of servers of a running job", ""),
+    "inspect": ("fastps.cli.inspect", "show checkpoints and check their files", "checkpoint"),
+    "export": ("fastps.cli.export", "write a table of a checkpoint as a file", "checkpoint"),
+    "import": ("fastps.cli.import_", "make a checkpoint of keys and values", "checkpoint"),
+    "compact": ("fastps.cli.compact", "make a chain of checkpoints one", "checkpoint"),
     "doctor": ("fastps.cli.doctor", "show what fastps finds on this machine", ""),
     "scheduler": ("fastps.cli.scheduler", "run the scheduler of a job by hand", ""),
     "server": ("fastps.cli.server", "run one server of a job by hand", ""),
@@ -32,6 +36,8 @@ examples:
   fastps-launch --servers 2 --workers 4 --job-file job.json train.py
   fastps status --job job.json       what is that job doing?
   fastps scale --job job.json --servers 3
+  fastps inspect checkpoints         which checkpoints are there?
+  fastps export checkpoints --table weights --format npz --output weights.npz
 
 fastps SUBCOMMAND --help tells more of each.
 """

@@ -48,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     from fastps import _core, _libzmq
+    from fastps.checkpoint.agent import Agent
     from fastps.control import SocketControl, new_boot_id
     from fastps.scheduler.messages import ProcessExited, RegisterServer
 
@@ -67,11 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
     if blob is None:
         raise WireError(f"the scheduler at {arguments.scheduler} registered us without a map")
     server.start(registered.server_id, blob, arguments.scheduler, registered.rounds)
+    agent = Agent(SocketControl(arguments.scheduler), server, registered.server_id, boot_id)
+    agent.start()
     role.report_ready(arguments.ready_fd, "server", server.endpoints[0])
     stop.wait()
     # Without this word clients would wait until the silence is long enough.
     with contextlib.suppress(FastPSError):
         control.call(ProcessExited("server", os.getpid(), "", None, True), LEAVE_SECONDS)
     control.close()
+    agent.stop()
     server.stop()
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 from fastps.cli.options import add_job, scheduler_address
 from fastps.errors import FastPSTimeoutError
 
-__all__ = ["add_parser", "render"]
+__all__ = ["add_parser", "render", "section"]
 
 WATCH_SECONDS = 1.0
 CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -79,6 +79,7 @@ def render(status: dict[str, Any]) -> str:
         lines.append(
             f"restarted: {len(status['sessions_awaited'])} workers are still to say where they are"
         )
+    lines += _checkpoint(status.get("checkpoint") or {})
     lines += _servers(status["servers"])
     lines += _tables(status["tables"])
     for group in status["groups"]:
@@ -103,8 +104,29 @@ def _views(views: dict[str, Any]) -> str:
     )
 
 
+def _checkpoint(checkpoint: dict[str, Any]) -> list[str]:
+    """Say what is being saved or restored, and how the last save went; nothing: no lines."""
+    lines = []
+    if why := checkpoint.get("broken"):
+        lines.append(f"checkpoint: the tables were lost by a restore that failed: {why}")
+    for what in ("saving", "restoring"):
+        if now := checkpoint.get(what):
+            lines.append(
+                f"checkpoint: {what} {now['tag']}, {now['phase']}, {now['bytes'] / 1e6:.1f} MB in "
+                f"{now['seconds']:.1f} s"
+            )
+    for what, words in (("last", "was written"), ("last_restore", "was restored")):
+        if last := checkpoint.get(what):
+            took = f"{words} in {last['seconds']:.1f} s"
+            lines.append(
+                f"checkpoint: {last['tag']} {last['error'] or took}, "
+                f"{last['ended_s_ago']:.0f} s ago"
+            )
+    return lines
+
+
 def _servers(servers: Sequence[dict[str, Any]]) -> list[str]:
-    return _section(
+    return section(
         "servers",
         ("id", "state", "pid", "head/copy", "filling", "rows", "requests", "heard", "address"),
         [
@@ -121,7 +143,7 @@ def _servers(servers: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _tables(tables: Sequence[dict[str, Any]]) -> list[str]:
-    return _section(
+    return section(
         "tables",
         ("id", "name", "kind", "shape", "optimizer", "consistency", "shards", "copies"),
         [
@@ -150,7 +172,7 @@ def _copies(redundancy: dict[str, int]) -> str:
 
 def _group(group: dict[str, Any]) -> list[str]:
     names = ("rank", "state", "clock", "session", "pid", "requests", "silent_s")
-    lines = _section(
+    lines = section(
         f"group {group['name']}: {group['num_workers']} launched, minimum clock "
         f"{group['minimum_clock']}, {len(group['in_barrier'])} in barrier "
         f"{group['barriers_passed'] + 1}",
@@ -176,7 +198,8 @@ def _ago(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f} s ago"
 
 
-def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+def section(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return a table of text: an empty line, the title, the header, the rows."""
     if not rows:
         return ["", f"{title}: none" if ":" not in title else title]
     table = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]

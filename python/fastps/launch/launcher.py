@@ -16,6 +16,7 @@ from typing import Any
 
 from fastps.config import child_environment
 from fastps.launch import elastic
+from fastps.launch.checkpoints import Checkpoints
 from fastps.launch.job_file import JobFile, ProcessEntry
 from fastps.launch.notifier import Notifier
 from fastps.launch.output import Relay
@@ -74,6 +75,7 @@ class Supervisor:
         files = (spec.job_file, self._place.folder)
         self._guardian = Guardian([each.absolute() for each in files if each is not None])
         self._notifier: Notifier | None = None
+        self._checkpoints: Checkpoints | None = None
         self._address: str | None = None
         self._scheduler_since = self._scheduler_until = 0.0
         self._scheduler_due = math.inf
@@ -101,9 +103,11 @@ class Supervisor:
         """Run the job to its end."""
         try:
             if self._start_scheduler():
-                self._start_others()
-                while self._stop_signal is None and self._running("worker"):
-                    self._turn()
+                self._start_servers()
+                if self._resume():
+                    self._start_workers()
+                    while self._stop_signal is None and self._running("worker"):
+                        self._turn()
         finally:
             self._end_all()
         return self._result()
@@ -143,10 +147,24 @@ class Supervisor:
         self._notifier = Notifier(self._address)
         return True
 
-    def _start_others(self) -> None:
-        assert self._address is not None
+    def _start_servers(self) -> None:
         for _ in range(self._spec.num_servers):
-            self._add_server()
+            self._start(self._add_server())
+
+    def _resume(self) -> bool:
+        """Bring the job to its newest checkpoint; return whether the workers may begin."""
+        if self._spec.checkpoints is None:
+            return True
+        assert self._address is not None
+        self._checkpoints = Checkpoints(self._spec.checkpoints, self._address)
+        self._checkpoints.resume()
+        while self._checkpoints.is_busy and self._stop_signal is None:
+            self._turn()
+        self._say_all(self._checkpoints.said())
+        return self._stop_signal is None and not self._checkpoints.failed
+
+    def _start_workers(self) -> None:
+        assert self._address is not None
         for n, group in enumerate(self._spec.groups):
             for rank in range(group.num_workers):
                 environment = child_environment(
@@ -161,8 +179,9 @@ class Supervisor:
                 name = f"{'worker' if n == 0 else group.name} {rank}"
                 worker = Slot("worker", group.name, rank, name, group.command, environment)
                 self._slots.append(worker)
-        for slot in self._slots[1:]:
-            self._start(slot)
+        for slot in self._slots:
+            if slot.role == "worker":
+                self._start(slot)
 
     def _add_server(self) -> Slot:
         data_threads = f"--data-threads={self._spec.data_threads}"
@@ -266,9 +285,12 @@ class Supervisor:
             self._say(f"the scheduler is back after {seconds:.2f} s")
 
     def _follow(self, status: dict[str, Any]) -> None:
-        """Start and end servers as the scheduler wants."""
+        """Start and end servers as the scheduler wants, and save when it is time."""
         if self._ending or self._stop_signal is not None:
             return
+        if self._checkpoints is not None and self._running("worker"):
+            self._checkpoints.turn(status)
+            self._say_all(self._checkpoints.said())
         retired = elastic.retired_pids(status)
         servers = [slot for slot in self._slots if slot.role == "server"]
         scalings = int(status.get("servers_scaled", 0))
@@ -326,8 +348,11 @@ class Supervisor:
 
     def _end_all(self) -> None:
         """End what still runs: workers, then servers, then the scheduler."""
+        self._save_last()
         self._ending = True
         self._end("worker", self._stop_signal or signal.SIGTERM, WORKER_GRACE_SECONDS)
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         if self._notifier is not None and self._stop_signal is None and self._running("scheduler"):
             self._status = self._notifier.ask_status(STATUS_SECONDS)
         self._end("server", signal.SIGTERM, ROLE_GRACE_SECONDS)
@@ -346,6 +371,20 @@ class Supervisor:
         # The reader of a finished job's output may take its time; that of a stopped one may not.
         while not self._relay.flush(TURN_SECONDS) and self._stop_signal is None:
             pass
+
+    def _save_last(self) -> None:
+        """Let a save under way end, and save how the job ended, unless it failed or was stopped."""
+        checkpoints = self._checkpoints
+        if checkpoints is None or checkpoints.failed or not self._running("scheduler"):
+            return
+        is_saved = False
+        while self._stop_signal is None and (checkpoints.is_busy or not is_saved):
+            if not checkpoints.is_busy:
+                is_saved = True
+                if self._first_failure is None:
+                    checkpoints.save_last()
+            self._turn()
+            self._say_all(checkpoints.said())
 
     def _end(self, role: str, number: int, grace: float) -> None:
         deadline = time.monotonic() + grace
@@ -381,7 +420,8 @@ class Supervisor:
             failure = self._first_failure
             exit_code = failure if failure > 0 else 128 - failure
         else:
-            exit_code = 1 if self._scheduler_failed or self._has_loss() else 0
+            has_failed = self._checkpoints is not None and bool(self._checkpoints.failed)
+            exit_code = 1 if self._scheduler_failed or has_failed or self._has_loss() else 0
         workers = {
             (slot.group or "", slot.rank): slot.code
             for slot in self._slots
@@ -397,6 +437,10 @@ class Supervisor:
         if self._spec.replication == 1 or self._status is None:
             return True
         return elastic.has_lost_shards(self._status)
+
+    def _say_all(self, texts: list[str]) -> None:
+        for text in texts:
+            self._say(text)
 
     def _say(self, text: str) -> None:
         self._relay.say(f"fastps-launch: {text}")

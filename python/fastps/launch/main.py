@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from fastps import _core
+from fastps.checkpoint.storage import Store
 from fastps.cli.options import (
     DATA_THREADS_MAX,
     LEASE_HELP,
@@ -23,6 +25,7 @@ from fastps.cli.options import (
 )
 from fastps.config import DEFAULT_GROUP, Settings
 from fastps.errors import FastPSError
+from fastps.launch.checkpoints import CheckpointPlan
 from fastps.launch.launcher import run
 from fastps.launch.spec import JobSpec, WorkerGroup
 
@@ -41,6 +44,7 @@ examples:
   fastps-launch --workers 4 --group eval=1:eval.py train.py
   fastps-launch --group "eval=1:eval.py --every 60" train.py
   fastps-launch --servers 3 --replication 2 --workers 4 --max-restarts 3 train.py
+  fastps-launch --workers 4 --checkpoint ckpt --checkpoint-every 5m train.py
   fastps-launch --servers 2 --max-servers 4 --job-file job.json train.py
   fastps status --job job.json                       (in another terminal)
   fastps scale --job job.json --servers 3
@@ -55,6 +59,9 @@ A worker or server that dies does not stop the others. With --replication 2 or 3
 of a dead server's shards serve on, and new copies are made when a server is there for them. With
 one copy of each shard they stay lost: calls that need them raise ServerLostError. The scheduler is
 always started again, and goes on from its journal.
+
+With --checkpoint URI a job that was ended, by whatever, goes on where its newest checkpoint is when
+it is started again with the same command. In the script, client.clock_value says at which step.
 
 exit code:
   0    every worker succeeded
@@ -107,6 +114,8 @@ def parse(arguments: list[str]) -> JobSpec:
     groups = [WorkerGroup(DEFAULT_GROUP, options.workers, _python_command(parser, command))]
     for text in options.group:
         groups.append(_group(parser, text))
+    if options.checkpoint is None and (options.checkpoint_every or options.keep):
+        parser.error("--checkpoint-every and --keep are of no use without --checkpoint URI")
     names = [group.name for group in groups]
     if len(set(names)) != len(names):
         parser.error(f"--group: each name once, and not {DEFAULT_GROUP!r}, the script's own group")
@@ -129,6 +138,7 @@ def parse(arguments: list[str]) -> JobSpec:
         max_servers=options.max_servers,
         max_restarts=options.max_restarts,
         lease=options.lease,
+        checkpoints=_plan(parser, options),
         journal=options.journal,
         job_file=options.job_file,
         summary=options.summary,
@@ -181,6 +191,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lease", type=lease, default=10.0, metavar="SECONDS", help=LEASE_HELP)
     add(
+        "--checkpoint",
+        metavar="URI",
+        help="save checkpoints in this folder (a path, s3://..., gs://..., hdfs://...) while the "
+        "job runs and at its end, and begin with the newest one that is there",
+    )
+    add(
+        "--checkpoint-every",
+        type=_period,
+        metavar="PERIOD",
+        help="time from one checkpoint to the next (90s, 10m, 2h), or steps of the slowest worker "
+        "(100steps) (default: 60s)",
+    )
+    add(
+        "--keep",
+        type=whole_number(1, 1_000_000),
+        metavar=number,
+        help="checkpoints that are kept, the newest ones (default: 3)",
+    )
+    add(
+        "--no-resume",
+        action="store_true",
+        help="begin anew, though there is a checkpoint",
+    )
+    add(
         "--journal",
         type=Path,
         metavar="FILE",
@@ -228,6 +262,32 @@ def _n_own_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> i
             return at
         at += 2 if argument in with_value else 1
     return len(arguments)
+
+
+def _period(text: str) -> tuple[float | None, int | None]:
+    """Return ``60s``, ``10m`` or ``100steps`` as (seconds, None) or (None, steps), for argparse."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|m|h|steps?)", text)
+    if found is None or float(found[1]) <= 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a period, for example 90s, 10m, 2h or 100steps"
+        )
+    if not found[2].startswith("step"):
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]], None
+    if not found[1].isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of steps")
+    return None, int(found[1])
+
+
+def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> CheckpointPlan | None:
+    """Return what checkpoints are asked for; ends the process when they cannot be made at all."""
+    if options.checkpoint is None:
+        return None
+    seconds, steps = options.checkpoint_every or (60.0, None)
+    try:
+        uri = Store(options.checkpoint).uri
+    except FastPSError as error:
+        parser.error(f"--checkpoint {options.checkpoint}: {error}")
+    return CheckpointPlan(uri, seconds, steps, options.keep or 3, not options.no_resume)
 
 
 def _python_command(parser: argparse.ArgumentParser, command: list[str]) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastps.launch.checkpoints import CheckpointPlan
 
 __all__ = ["JobResult", "JobSpec", "WorkerGroup"]
 
@@ -52,6 +55,8 @@ class JobSpec:
         How often each worker, and each server, is started again after it failed.
     lease : float
         Seconds of silence that end a worker's session; ``math.inf``: never.
+    checkpoints : CheckpointPlan or None
+        Where to begin, and what to save. None: neither.
     journal : Path or None
         A new file for the scheduler's journal, which is kept. None: it is removed at the end.
     job_file : Path or None
@@ -72,6 +77,7 @@ class JobSpec:
     max_servers: int | None = None
     max_restarts: int = 0
     lease: float = 10.0
+    checkpoints: CheckpointPlan | None = None
     journal: Path | None = None
     job_file: Path | None = None
     summary: Path | None = None
@@ -89,7 +95,7 @@ class JobResult:
         0: every worker succeeded. 130, 143, 129: ended by SIGINT, SIGTERM, SIGHUP. Otherwise that
         of the last attempt of the first worker that failed for good (128 + N for signal N), or 1:
         only a server was lost for good, and with it shards that have no other copy; or the
-        scheduler could not start.
+        scheduler could not start, or the job could not go on from its checkpoint.
     seconds : float
         From start to end.
     workers : dict of (str, int) to int

@@ -51,6 +51,10 @@ class GroupBarrier:
         """Return the ranks in the barrier, in order."""
         return sorted(self._waiting)
 
+    def tickets(self) -> list[Ticket]:
+        """Return whom to answer of those in the barrier."""
+        return list(self._waiting.values())
+
     def release(self, counting: Iterable[int]) -> list[tuple[int, Ticket]]:
         """Let all out, in rank order, if every rank that counts is here; else nobody."""
         if not self._waiting or self._waiting.keys() != set(counting):

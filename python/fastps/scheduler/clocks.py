@@ -47,6 +47,8 @@ class GroupClocks:
         Whether rounds can be closed that were put off.
     notice : int
         Rises whenever `settle` finds something to tell.
+    is_held : bool
+        Whether minimum and rounds stay, though workers are told: a checkpoint is being cut.
     is_frozen : bool
         Whether minimum and rounds stay and nothing is told: the scheduler was restarted and has
         not heard from all workers yet. See `resume`.
@@ -65,6 +67,7 @@ class GroupClocks:
         self._ended: dict[int, int] = {}
         self._attendance = Attendance()
         self.is_behind = False
+        self.is_held = False
         self.is_frozen = False
         self._told = (0, 0)
         self._backup_told = 0
@@ -168,7 +171,7 @@ class GroupClocks:
         """
         counted = [clock for rank, clock in self._clocks.items() if rank not in self._idle]
         self.is_behind = False
-        if not counted or self.is_frozen:
+        if not counted or self.is_frozen or self.is_held:
             return
         lowest = min(counted)
         # Round c closes when so many have ended it, so at the clock that so many have reached.
@@ -179,6 +182,15 @@ class GroupClocks:
             self._attendance.forget_below(self.rounds)
         self.minimum = max(self.minimum, min(lowest, self.rounds))
         self.is_behind = self.rounds < closable
+
+    def hold(self) -> None:
+        """Close no round until `release`. Steps that workers report meanwhile are taken."""
+        self.is_held = True
+
+    def release(self) -> None:
+        """Close what can be closed by now."""
+        self.is_held = False
+        self.advance()
 
     @property
     def told(self) -> tuple[int, int]:
@@ -211,6 +223,7 @@ class GroupClocks:
         ended: Mapping[int, int],
         intervals: Mapping[int, Sequence[tuple[int, int, int]]],
         rounds: int,
+        least: int = 0,
     ) -> None:
         """Set what a journal tells of a group that nothing else has happened to.
 
@@ -222,16 +235,28 @@ class GroupClocks:
             Rounds that ended sessions of each rank ended, some of them closed since.
         rounds : int
             How many are known to be closed.
+        least : int
+            Where the group began: its minimum is not below.
         """
         self.rounds = rounds
         # Without backup workers nobody who counts can be behind a closed round.
-        self.minimum = 0 if self.backup else rounds
+        self.minimum = least if self.backup else rounds
         self._clocks = {rank: max(self.minimum, clock) for rank, clock in counting.items()}
         self._ended = dict(ended)
         for rank, of_rank in intervals.items():
             for first, last, session in of_rank:
                 if last > rounds:
                     self._attendance.add(rank, session, max(first, rounds), last)
+
+    def begin_at(self, clock: int, ranks: Iterable[int], notice: int) -> None:
+        """Begin with `clock` steps ended, as a checkpoint says, by these ranks that count.
+
+        Notices have higher numbers than `notice`. Requires: nothing was reported yet.
+        """
+        self.minimum = self.rounds = clock
+        self._clocks = dict.fromkeys(ranks, clock)
+        self._told = (clock, clock)
+        self.notice = notice
 
     def freeze(self, notice: int) -> None:
         """Stand still after `restore`, until `resume`; notices have higher numbers than `notice`.

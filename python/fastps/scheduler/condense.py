@@ -8,13 +8,19 @@ from fastps.scheduler import records as r
 
 __all__ = ["condense"]
 
+# What a restore leaves as it is.
+OF_ALL_EPOCHS = (
+    *(r.JobStarted, r.IncarnationStarted, r.ServerRegistered, r.ServerExited, r.ServersScaled),
+    *(r.RoundClosed, r.RoundsForgotten),
+)
+
 
 def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     """Return fewer records that `replay` makes the same state of.
 
     Of each item of a pass the newest word stays, of a finished pass only that it is; of barriers,
     incarnations and the views of a shard the newest; of closed rounds those that somebody may still
-    need.
+    need. What was before a restore goes, but for servers and closed rounds.
 
     Parameters
     ----------
@@ -23,17 +29,34 @@ def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     forgotten : int
         Entries of the round log up to this number are needed by nobody.
     """
-    kept = _newest_only(_without_finished(journalled))
+    kept = _newest_only(_without_finished(_of_epoch(journalled)))
     return _without_rounds(kept, forgotten)
 
 
+def _of_epoch(journalled: Sequence[r.Record]) -> Sequence[r.Record]:
+    """Leave out the sessions, groups and tables that a restore dropped."""
+    begins = [n for n, record in enumerate(journalled) if isinstance(record, r.EpochStarted)]
+    if not begins:
+        return journalled
+    before = [record for record in journalled[: begins[-1]] if isinstance(record, OF_ALL_EPOCHS)]
+    return [*before, *journalled[begins[-1] :]]
+
+
 def _without_finished(journalled: Sequence[r.Record]) -> list[r.Record]:
-    """Leave out the items of passes all of whose items are done."""
+    """Leave out the items of passes that are done, with all that was pushed for them."""
+    closed: dict[int, int] = {}
+    for record in journalled:
+        if isinstance(record, r.RoundClosed):
+            closed[record.group] = record.round + 1
+        elif isinstance(record, r.RoundsForgotten):
+            closed.update((group, below) for group, below in record.rounds)
     n_done: dict[tuple[int, int], int] = {}
     for record in journalled:
-        if isinstance(record, r.ChunkMoved) and record.is_done:
+        if isinstance(record, r.PassStarted):
+            n_done[record.group, record.number] = sum(last - first for first, last in record.done)
+        elif isinstance(record, r.ChunkMoved) and record.is_done:
             pass_ = (record.group, record.number)
-            n_done[pass_] = n_done.get(pass_, 0) + 1
+            n_done[pass_] += record.needed <= closed.get(record.group, 0)
     finished = {
         (each.group, each.number)
         for each in journalled

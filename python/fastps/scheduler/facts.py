@@ -5,16 +5,22 @@ Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one threa
 
 from __future__ import annotations
 
-from fastps.errors import ConfigError, SessionEndedError
+from fastps.errors import ConfigError, EpochChangedError, SessionEndedError
 from fastps.scheduler.actions import JobShape
 from fastps.scheduler.group import Group
 from fastps.scheduler.membership import Session, Sessions
-from fastps.scheduler.records import GroupStarted, IncarnationStarted, JobStarted, Record
+from fastps.scheduler.records import (
+    EpochStarted,
+    GroupStarted,
+    IncarnationStarted,
+    JobStarted,
+    Record,
+)
 from fastps.scheduler.rounds import RoundLog
 from fastps.scheduler.servers import Servers
 from fastps.scheduler.tables import TableRegistry
 
-__all__ = ["INCARNATION_SHIFT", "Facts", "incarnation_of"]
+__all__ = ["GROUPS_MAX", "INCARNATION_SHIFT", "Facts", "incarnation_of"]
 
 # Numbers of maps and notices of an incarnation are higher than all of those before.
 INCARNATION_SHIFT = 32
@@ -46,6 +52,16 @@ class Facts:
         Closed rounds of all groups.
     groups : dict of str to Group
         By name, in the order of their numbers.
+    ended_by_epoch : int
+        Sessions up to this number were ended by the restore that began the epoch.
+    is_loading : bool
+        Whether the epoch's tables are not loaded yet.
+    broken : str
+        Why the tables cannot be used although nothing is being loaded; empty: they can.
+    views_rest : bool
+        Whether no shard is to be filled or moved now.
+    restored : (str, int), optional
+        The restore that began the epoch, once it has succeeded: its id, and the epoch.
     """
 
     def __init__(self, shape: JobShape, cluster_id: int, now: float) -> None:
@@ -60,6 +76,12 @@ class Facts:
         self.tables = TableRegistry()
         self.round_log = RoundLog()
         self.groups: dict[str, Group] = {}
+        self.ended_by_epoch = 0
+        self.is_loading = False
+        self.broken = ""
+        self.views_rest = False
+        self.restored: tuple[str, int] | None = None
+        self._n_groups = 0  # of all epochs
         self._records: list[Record] = [JobStarted(cluster_id, self.epoch, self.incarnation)]
         for name, num_workers in shape.groups.items():
             self._add_group(name, num_workers, now)
@@ -95,8 +117,15 @@ class Facts:
         ------
         SessionEndedError
             It has ended.
+        EpochChangedError
+            It was ended by a restore.
         """
         session = self.sessions.find(number)
+        if session is None and 0 < number <= self.ended_by_epoch:
+            raise EpochChangedError(
+                f"session {number} has ended: the job was restored from a checkpoint (epoch "
+                f"{self.epoch}), what was under way then is void; connect again"
+            )
         if session is None:
             raise SessionEndedError(
                 f"session {number} has ended: the worker left, was silent for its lease of "
@@ -122,8 +151,32 @@ class Facts:
         self.record(GroupStarted(name))
         return self._add_group(name, 0, now)
 
+    def begin_epoch(self, started: EpochStarted, now: float) -> None:
+        """Drop sessions, tables and groups, and begin with those groups; tables are to follow."""
+        self.epoch = started.epoch
+        self.version = max(self.version, started.map_version)
+        self.sessions.end_all(started.highest_session)
+        self.ended_by_epoch = started.highest_session
+        self.tables.drop_all(started.highest_table)
+        former, self.groups = self.groups, {}
+        self._n_groups = started.n_groups
+        notice = max((group.clocks.notice for group in former.values()), default=0)
+        for each in started.groups:
+            group = self._add_group(each.name, self.shape.groups.get(each.name, 0), now)
+            group.begin_at(each, notice)
+            if each.name in former:
+                group.step_times = former[each.name].step_times
+                group.staleness = former[each.name].staleness
+        self.is_loading, self.broken, self.restored = True, "", None
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups there ever were, those that restores dropped, too."""
+        return self._n_groups
+
     def _add_group(self, name: str, num_workers: int, now: float) -> Group:
-        number = len(self.groups)
+        number = self._n_groups
+        self._n_groups += 1
         group = Group(number, num_workers, now, self.shape.patience, self.round_log, self.record)
         self.groups[name] = group
         return group

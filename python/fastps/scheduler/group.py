@@ -5,6 +5,7 @@ Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from fastps.errors import ConfigError
@@ -14,7 +15,13 @@ from fastps.scheduler.chunks import Answer, ChunkQueue, Worker
 from fastps.scheduler.clocks import GroupClocks
 from fastps.scheduler.messages import Barrier, Chunk, Message, NextChunk, Passed, ReturnChunk
 from fastps.scheduler.pace import StalenessSums, StepTimes
-from fastps.scheduler.records import BarrierPassed, ChunkMoved, PassStarted, Record
+from fastps.scheduler.records import (
+    BarrierPassed,
+    ChunkMoved,
+    EpochGroup,
+    PassStarted,
+    Record,
+)
 from fastps.scheduler.rounds import RoundLog
 
 __all__ = ["Group", "Released"]
@@ -56,6 +63,8 @@ class Group:
         When each expected rank is given up.
     step_times : dict of int to StepTimes
         Of each rank that ever ended a step, over all its sessions.
+    rejoining : set of int
+        The expected ranks whose sessions a restore ended.
     staleness : StalenessSums
         What the pulls of ended sessions saw.
     """
@@ -75,6 +84,7 @@ class Group:
         self.barriers = GroupBarrier()
         self.live: dict[int, int] = {}
         self.expected: dict[int, float] = {}
+        self.rejoining: set[int] = set()
         self.step_times: dict[int, StepTimes] = {}
         self.staleness = StalenessSums()
         self._patience = patience
@@ -91,6 +101,7 @@ class Group:
         Requires: the rank is not live.
         """
         self.expected.pop(rank, None)
+        self.rejoining.discard(rank)
         self.live[rank] = session
         return self.clocks.join(rank)
 
@@ -118,6 +129,7 @@ class Group:
         Requires: the rank is expected.
         """
         del self.expected[rank]
+        self.rejoining.discard(rank)
         return self._drop(rank)
 
     def overdue(self, now: float) -> list[int]:
@@ -178,7 +190,11 @@ class Group:
                 )
             )
         queue.check_same(asked.n_items, asked.deterministic)
-        answers = queue.next(worker, asked.done, ticket)
+        needed = 0
+        if self.clocks.keeps_rounds:
+            # Its pushes for the item are of steps below its clock, or of the open step, too.
+            needed = self._clock(worker.rank) + (not asked.clean)
+        answers = queue.next(worker, asked.done, ticket, needed, self.clocks.rounds)
         if all(answer.worker != worker for answer in answers):
             self._rest(worker.rank, asked.clean)
         return self._chunks(answers)
@@ -194,11 +210,40 @@ class Group:
         """Return the passes that are not finished, by number."""
         return sorted((n, queue) for n, queue in self._passes.items() if not queue.is_finished)
 
+    def waits(self) -> list[Ticket]:
+        """Return whom to answer of those that wait in the barrier or for an item."""
+        queues = (queue.tickets() for queue in self._passes.values())
+        return [*self.barriers.tickets(), *(ticket for tickets in queues for ticket in tickets)]
+
+    def every_pass(self) -> list[tuple[int, ChunkQueue]]:
+        """Return all passes, by number."""
+        return sorted(self._passes.items())
+
+    # From a checkpoint.
+
+    def begin_at(self, started: EpochGroup, notice: int) -> None:
+        """Begin where a checkpoint left off; all ranks that count are expected without end.
+
+        Requires: nothing has happened to the group.
+        """
+        self.barriers.passed = started.barriers
+        self.rejoining = set(started.rejoining)
+        self.expected = dict.fromkeys((*started.rejoining, *started.expected), math.inf)
+        self.clocks.begin_at(started.clock, self.expected, notice)
+
+    def expect_until(self, now: float, lease: float) -> None:
+        """Give up ranks whose sessions a restore ended `lease` seconds from now."""
+        for rank in self.expected:
+            seconds = min(lease, self._patience) if rank in self.rejoining else self._patience
+            self.expected[rank] = now + seconds
+
     # From the journal.
 
     def restore_pass(self, started: PassStarted) -> None:
         """Begin a pass that was begun before."""
-        queue = self._start_pass(started.number, started.n_items, started.deterministic)
+        queue = self._start_pass(
+            started.number, started.n_items, started.deterministic, started.done
+        )
         if started.is_finished:
             queue.finish()
 
@@ -207,19 +252,27 @@ class Group:
 
         Requires: its pass was restored.
         """
-        self._passes[moved.number].restore(moved.item, moved.session, moved.is_done)
+        self._passes[moved.number].restore(moved.item, moved.session, moved.is_done, moved.needed)
 
-    def _start_pass(self, number: int, n_items: int, deterministic: bool) -> ChunkQueue:
-        def on_move(item: int, session: int, is_done: bool) -> None:
-            self._record(ChunkMoved(self.number, number, item, session, is_done))
+    def _start_pass(
+        self,
+        number: int,
+        n_items: int,
+        deterministic: bool,
+        done: Iterable[tuple[int, ...]] = (),
+    ) -> ChunkQueue:
+        def on_move(item: int, session: int, is_done: bool, needed: int) -> None:
+            self._record(ChunkMoved(self.number, number, item, session, is_done, needed))
 
         num_workers = max(1, self.num_workers)
-        queue = ChunkQueue(n_items, deterministic, num_workers, self._is_given_up, on_move)
+        before = [(first, last) for first, last in done]
+        queue = ChunkQueue(n_items, deterministic, num_workers, self._is_given_up, on_move, before)
         self._passes[number] = queue
         return queue
 
     def _expect(self, rank: int, now: float) -> None:
         self.expected[rank] = now + self._patience
+        self.rejoining.discard(rank)
         self.clocks.expect(rank)
 
     def _is_given_up(self, rank: int) -> bool:

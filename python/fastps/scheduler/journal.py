@@ -19,7 +19,7 @@ from fastps.scheduler.records import Record
 
 __all__ = ["Journal"]
 
-FORMAT = 1  # of the file, in PRAGMA user_version
+FORMAT = 2  # of the file, in PRAGMA user_version
 LOCK_SUFFIX = "-lock"
 
 

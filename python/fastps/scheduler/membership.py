@@ -112,6 +112,11 @@ class Sessions:
         """End a session; return it if it was live."""
         return self._live.pop(session, None)
 
+    def end_all(self, highest: int) -> None:
+        """End every session; numbers up to `highest` were used."""
+        self._live.clear()
+        self.highest = max(self.highest, highest)
+
     def overdue(self, now: float) -> list[Session]:
         """Return the live sessions whose lease ran out."""
         return [each for each in self._live.values() if now - each.last_seen > self.lease]

@@ -16,9 +16,14 @@ from fastps.scheduler.wire import JsonDict
 
 __all__ = [
     "PROTOCOL",
+    "SAVE_AGAIN",
+    "AbortSave",
+    "AwaitSave",
     "Barrier",
+    "BeginSave",
     "Chunk",
     "CreateTable",
+    "CutFixed",
     "Done",
     "Envelope",
     "Error",
@@ -29,12 +34,18 @@ __all__ = [
     "LookupTable",
     "Message",
     "NextChunk",
+    "NextOrder",
+    "Order",
+    "OrderProgress",
     "Passed",
     "ProcessExited",
     "RegisterServer",
     "Registered",
     "Request",
+    "Restore",
+    "Restored",
     "ReturnChunk",
+    "Saved",
     "ScaleServers",
     "Shutdown",
     "Status",
@@ -46,6 +57,9 @@ __all__ = [
 ]
 
 PROTOCOL = 1  # raised by every change that older peers would not understand
+
+# In the text of a failed save: nothing is wrong, a new one is likely to go through.
+SAVE_AGAIN = "save again"
 
 
 class Message:
@@ -166,6 +180,47 @@ class Registered(Message):
     epoch: int
     incarnation: int
     rounds: int
+
+
+@dataclass(frozen=True)
+class CutFixed(Message):
+    """What a save will hold is decided: training may go on."""
+
+    epoch: int
+    map_version: int
+
+
+@dataclass(frozen=True)
+class Saved(Message):
+    """All servers wrote their files; the caller writes the manifest.
+
+    Attributes
+    ----------
+    tables : tuple of dict
+        ``definition``, ``round`` (null unless BSP), ``shards`` (each a list of shard, view, index,
+        folded, rows, is_full and the list of constants) and ``parts``, as servers said.
+    groups : tuple of dict
+        The fields of `cuts.CutGroup`.
+    """
+
+    tables: tuple[JsonDict, ...]
+    groups: tuple[JsonDict, ...]
+
+
+@dataclass(frozen=True)
+class Restored(Message):
+    """The job is what the checkpoint says, and in this epoch."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Order(Message):
+    """What a server is to do next for a checkpoint; CONTROL.md has the kinds and their bodies."""
+
+    number: int
+    kind: str
+    body: JsonDict
 
 
 @dataclass(frozen=True)
@@ -328,6 +383,108 @@ class ScaleServers(Request[Done]):
 
 
 @dataclass(frozen=True)
+class BeginSave(Request[CutFixed]):
+    """A checkpoint is to be made. Withheld until what it holds is decided.
+
+    Attributes
+    ----------
+    session : int
+        The caller's; 0: the launcher's, which is of no group.
+    save_id : str
+        32 hex digits drawn for this save; again: the same save. Servers cut under this number.
+    uri, tag, attempt : str
+        Where files go, as the servers are told.
+    parent_id : str
+        The save that rows may have stayed the same since; empty: all rows are written.
+    clock : int
+        As in `Barrier`.
+    """
+
+    reply: ClassVar[type[Message]] = CutFixed
+    session: int
+    save_id: str
+    uri: str
+    tag: str
+    attempt: str
+    parent_id: str = ""
+    clock: int = 0
+
+
+@dataclass(frozen=True)
+class AwaitSave(Request[Saved]):
+    """Withheld until all servers wrote their files of a save."""
+
+    reply: ClassVar[type[Message]] = Saved
+    save_id: str
+
+
+@dataclass(frozen=True)
+class AbortSave(Request[Done]):
+    """A save is not wanted any more; also right when it is over, or never began."""
+
+    reply: ClassVar[type[Message]] = Done
+    save_id: str
+
+
+@dataclass(frozen=True)
+class Restore(Request[Restored]):
+    """The job is to become what a checkpoint says. Withheld until it is.
+
+    Attributes
+    ----------
+    session : int
+        The caller's, which ends with all others; 0: the launcher's.
+    restore_id : str
+        32 hex digits drawn for this restore; again: the same restore.
+    uri, tag : str
+        Where the files are, as the servers are told.
+    strict : bool
+        Refuse when a table of the job has other settings than that of its name here; how many
+        shards and copies it has does not matter.
+    tables : tuple of dict
+        ``definition`` (complete) and ``round`` (null unless BSP) of each.
+    groups : tuple of dict
+        The fields of `cuts.CutGroup`.
+    """
+
+    reply: ClassVar[type[Message]] = Restored
+    session: int
+    restore_id: str
+    uri: str
+    tag: str
+    strict: bool
+    tables: tuple[JsonDict, ...]
+    groups: tuple[JsonDict, ...]
+
+
+@dataclass(frozen=True)
+class NextOrder(Request[Order]):
+    """A server's word that it carried out an order, and wants the next. Withheld until there is.
+
+    ``done`` is the number of the order that ``result``, or the text of ``error``, is of; 0: none.
+    """
+
+    reply: ClassVar[type[Message]] = Order
+    server_id: int
+    boot_id: str
+    done: int
+    result: JsonDict
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class OrderProgress(Request[Done]):
+    """A server is at work on an order. Refused with CheckpointError: nobody wants it any more."""
+
+    reply: ClassVar[type[Message]] = Done
+    server_id: int
+    boot_id: str
+    number: int
+    done_bytes: int
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Shutdown(Request[Done]):
     """The job is over: the scheduler ends."""
 
@@ -358,7 +515,9 @@ _KINDS: dict[str, type[Message]] = {
     for kind in (
         *(Barrier, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
         *(ProcessExited, RegisterServer, ReturnChunk, ScaleServers, Shutdown, StopWaiting),
+        *(BeginSave, AwaitSave, AbortSave, Restore, NextOrder, OrderProgress),
         *(Chunk, Done, Error, Joined, Passed, Registered, Status, TableInfo),
+        *(CutFixed, Saved, Restored, Order),
     )
 }
 

@@ -99,6 +99,14 @@ class Planner:
         """Take note that shards may be able to change now that could not before."""
         self._is_stale = True
 
+    def forget_tables(self) -> None:
+        """Forget every shard."""
+        for known in (self.unplaced, self._targets, self._repairs, self._moves, self._rests):
+            known.clear()
+        self._begun.clear()
+        self._ended.clear()
+        self._is_stale = True
+
     def gave_up(self, key: ShardKey, now: float) -> None:
         """Leave a shard alone for a while: its change did not work out."""
         _, seconds = self._rests.get(key, (0.0, REST_SECONDS / 2))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from fastps.errors import FastPSError
 from fastps.scheduler import messages as m
 from fastps.scheduler.actions import (
     Action,
@@ -24,6 +25,7 @@ from fastps.scheduler.actions import (
     PublishMap,
     PublishRounds,
     Reply,
+    refusal,
 )
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.group import Group
@@ -119,6 +121,15 @@ class Publisher:
             rest.append(answer)
             self._held.popleft()
         return rest
+
+    def refuse_held(self, error: FastPSError) -> list[Action]:
+        """Refuse what is held back, for its session is no more. A join is asked again instead."""
+        held, self._held = self._held, deque(maxlen=HELD_MAX)
+        return [
+            refusal((answer.peer, answer.request), error)
+            for _, _, answer in held
+            if not isinstance(answer.message, m.Joined)
+        ]
 
     def late_map(self, member: Server | Session, beat: Beat, now: float) -> list[Action]:
         """Return the map for a member whose heartbeat reports an older one."""

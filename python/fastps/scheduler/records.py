@@ -16,6 +16,8 @@ from fastps.scheduler.wire import JsonDict
 __all__ = [
     "BarrierPassed",
     "ChunkMoved",
+    "EpochGroup",
+    "EpochStarted",
     "GroupStarted",
     "IncarnationStarted",
     "JobStarted",
@@ -23,6 +25,7 @@ __all__ = [
     "RankExpected",
     "RankGivenUp",
     "Record",
+    "RestoreEnded",
     "RoundClosed",
     "RoundsForgotten",
     "ServerExited",
@@ -186,7 +189,8 @@ class BarrierPassed(Record):
 class PassStarted(Record):
     """A pass of chunks of a group, by number, has its first worker.
 
-    ``is_finished``: every item is done, and no records of them follow.
+    ``is_finished``: every item is done, and no records of them follow. ``done`` are the items
+    first <= item < last that a checkpoint had as done.
     """
 
     group: int
@@ -194,17 +198,78 @@ class PassStarted(Record):
     n_items: int
     deterministic: bool
     is_finished: bool
+    done: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class ChunkMoved(Record):
-    """An item of a pass is in other hands: those of a session (0: nobody's), or it is done."""
+    """An item of a pass is in other hands: those of a session (0: nobody's), or it is done.
+
+    What was pushed for a done item counts once ``needed`` rounds of the group are closed.
+    """
 
     group: int
     number: int
     item: int
     session: int
     is_done: bool
+    needed: int = 0
+
+
+@dataclass(frozen=True)
+class EpochGroup:
+    """A group as an epoch begins with it. Its number is the next free one.
+
+    Attributes
+    ----------
+    clock : int
+        Steps that all have ended; below it rounds are closed.
+    barriers : int
+        Barriers passed.
+    rejoining, expected : tuple of int
+        Ranks that were live, and those that had not come yet.
+    """
+
+    name: str
+    clock: int
+    barriers: int
+    rejoining: tuple[int, ...]
+    expected: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EpochStarted(Record):
+    """The job goes back to a checkpoint: all sessions end, all tables and groups are dropped.
+
+    Its passes and tables follow as `PassStarted` and `TableCreated`. Until `RestoreEnded` the
+    tables are not loaded.
+
+    Attributes
+    ----------
+    restore_id : str
+        Of the request.
+    map_version : int
+        The first map of the epoch.
+    highest_session, highest_table : int
+        The highest numbers used before.
+    n_groups : int
+        How many groups there were before, of all epochs.
+    """
+
+    restore_id: str
+    epoch: int
+    map_version: int
+    highest_session: int
+    highest_table: int
+    n_groups: int
+    groups: tuple[EpochGroup, ...]
+
+
+@dataclass(frozen=True)
+class RestoreEnded(Record):
+    """The tables of the epoch are loaded."""
+
+    restore_id: str
 
 
 _KINDS: dict[str, type[Record]] = {
@@ -213,7 +278,7 @@ _KINDS: dict[str, type[Record]] = {
         *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
         *(SessionStarted, SessionEnded, RankExpected, RankGivenUp, ServerExited),
         *(TableCreated, ViewsChanged, RoundClosed, RoundsForgotten),
-        *(BarrierPassed, PassStarted, ChunkMoved),
+        *(BarrierPassed, PassStarted, ChunkMoved, EpochStarted, RestoreEnded),
     )
 }
 

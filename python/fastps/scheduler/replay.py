@@ -26,12 +26,14 @@ __all__ = ["replay"]
 class RankStory:
     """What is known of one rank: how far it was, and whether it is live, expected or neither.
 
-    ``intervals`` are (first, last, session) of ended sessions: the rounds they may be in.
+    ``rejoins``: a restore ended its session. ``intervals`` are (first, last, session) of ended
+    sessions: the rounds they may be in.
     """
 
     clock: int = 0
     session: int | None = None
     expected: bool = False
+    rejoins: bool = False
     intervals: list[tuple[int, int, int]] = field(default_factory=list)
 
 
@@ -44,6 +46,7 @@ class Replay:
         self._now = now
         self._started: dict[int, r.SessionStarted] = {}
         self._rounds: dict[int, int] = {}
+        self._least: dict[int, int] = {}
         self._ranks: dict[tuple[str, int], RankStory] = {
             (group, rank): RankStory(expected=True)
             for group, num_workers in shape.groups.items()
@@ -67,11 +70,13 @@ class Replay:
             self._take_session(record)
         elif isinstance(record, (r.RankExpected, r.RankGivenUp)):
             story = self._ranks.setdefault((record.group, record.rank), RankStory())
-            story.expected = isinstance(record, r.RankExpected)
+            story.expected, story.rejoins = isinstance(record, r.RankExpected), False
         elif isinstance(record, r.TableCreated):
             self._take_table(record)
         elif isinstance(record, (r.RoundClosed, r.RoundsForgotten)):
             self._take_round(record)
+        elif isinstance(record, (r.EpochStarted, r.RestoreEnded)):
+            self._take_restore(record)
         state.bump()
 
     def finish(self) -> SchedulerState:
@@ -87,17 +92,23 @@ class Replay:
             group.live = {
                 rank: story.session for rank, story in stories.items() if story.session is not None
             }
-            group.expected = {
-                rank: self._now + state.shape.patience
+            awaited = {
+                rank: story
                 for rank, story in stories.items()
                 if story.session is None and story.expected
             }
+            group.rejoining = {rank for rank, story in awaited.items() if story.rejoins}
+            group.expected = dict.fromkeys(awaited, 0.0)
+            group.expect_until(self._now, state.shape.lease)
             group.clocks.restore(
                 counting=counting,
                 ended={r: each.clock for r, each in stories.items() if r not in counting},
                 intervals={rank: story.intervals for rank, story in stories.items()},
                 rounds=self._rounds.get(group.number, 0),
+                least=self._least.get(group.number, 0),
             )
+        if state.is_loading:
+            state.is_loading, state.broken = False, "the scheduler ended before it was over"
         state.forget_records()
         return state
 
@@ -112,13 +123,29 @@ class Replay:
             started = self._started.pop(record.session)
             sessions.end(record.session)
         story = self._ranks.setdefault((started.group, started.rank), RankStory())
-        story.clock = record.clock
+        story.clock, story.rejoins = record.clock, False
         if isinstance(record, r.SessionStarted):
             story.session, story.expected = record.session, False
             return
         story.session, story.expected = None, record.counts
         if started.clock < record.clock:
             story.intervals.append((started.clock, record.clock, record.session))
+
+    def _take_restore(self, record: r.EpochStarted | r.RestoreEnded) -> None:
+        state = self.state
+        if isinstance(record, r.RestoreEnded):
+            state.is_loading, state.restored = False, (record.restore_id, state.epoch)
+            return
+        state.begin_epoch(record, self._now)
+        self._started.clear()
+        self._ranks.clear()
+        for each in record.groups:
+            number = state.groups[each.name].number
+            self._rounds[number] = self._least[number] = each.clock
+            for rank in (*each.rejoining, *each.expected):
+                self._ranks[each.name, rank] = RankStory(
+                    each.clock, expected=True, rejoins=rank in each.rejoining
+                )
 
     def _take_server(self, record: r.ServerRegistered | r.ServerExited | r.ServersScaled) -> None:
         servers = self.state.servers

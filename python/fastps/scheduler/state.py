@@ -27,6 +27,7 @@ from fastps.scheduler.actions import (
     in_order,
     refusal,
 )
+from fastps.scheduler.checkpoints import Checkpoints
 from fastps.scheduler.facts import Facts, incarnation_of
 from fastps.scheduler.membership import Session, check_boot_id, check_endpoints
 from fastps.scheduler.publishing import Publisher
@@ -88,6 +89,9 @@ class SchedulerState(Facts):
         self._publisher = Publisher(self)
         self.views = Views(self)
         self._recovery = Recovery(self)
+        self._checkpoints = Checkpoints(
+            self, self._workers, self._tables, self._publisher, self.views
+        )
         self.deposed_by = 0
         self._rounds_recorded = 0
         self._handlers: dict[type[m.Message], Callable[[Ticket, Any, float], list[Action]]] = {
@@ -104,6 +108,7 @@ class SchedulerState(Facts):
             m.ProcessExited: self._process_exited,
             m.ScaleServers: self._scale_servers,
             m.Shutdown: self._shutdown,
+            **self._checkpoints.handlers(),
         }
 
     # What goes in.
@@ -113,7 +118,8 @@ class SchedulerState(Facts):
         ticket = (peer, request)
         if self.deposed_by:
             return []
-        if self._recovery.holds(ticket, message):
+        held = self._recovery.holds(ticket, message)
+        if held or self._checkpoints.restores.holds(ticket, message):
             return self._finish([], now)
         return self._finish(self._answer(ticket, message, now), now)
 
@@ -183,6 +189,7 @@ class SchedulerState(Facts):
         if self.servers.tick(now):
             self.bump()
         self.views.tick(now)
+        self._checkpoints.tick(now)
         self._publisher.forget_rounds()
         actions = self._workers.tick(now)
         silent = self.servers.silent_peers(now)
@@ -206,6 +213,7 @@ class SchedulerState(Facts):
         self.servers.restart_suspicion(now)
         self.sessions.restart_suspicion(now)
         self.views.restart_suspicion(now)
+        self._checkpoints.restart_suspicion(now)
 
     def go_on(self) -> None:
         """Take up the job of replayed records, as the next incarnation of its scheduler."""
@@ -222,6 +230,9 @@ class SchedulerState(Facts):
         """Add what a step makes possible for others."""
         for ticket, message in self._recovery.over():
             actions = [*actions, *self._answer(ticket, message, now)]
+        actions = [*actions, *self._checkpoints.settle(now)]
+        for ticket, join in self._checkpoints.restores.released():
+            actions = [*actions, *self._answer(ticket, join, now)]
         answers = self._tables.serve()
         self.views.settle(now)
         actions = self._publisher.of_step([*actions, *answers], now)
@@ -316,4 +327,5 @@ class SchedulerState(Facts):
     def _get_status(self, ticket: Ticket, asked: m.GetStatus, now: float) -> list[Action]:
         status = status_of(self, self.views.status(now), now - self._started, now)
         status["sessions_awaited"] = self.awaited()
+        status["checkpoint"] = self._checkpoints.status(now)
         return [Reply(*ticket, m.Status(status))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastps.consistency import BSP
-from fastps.errors import ConfigError, FastPSError, ServerLostError
+from fastps.errors import CheckpointError, ConfigError, FastPSError, ServerLostError
 from fastps.scheduler import messages as m
 from fastps.scheduler.actions import Action, Reply, Ticket, refusal
 from fastps.scheduler.facts import Facts
@@ -16,7 +16,7 @@ from fastps.scheduler.records import TableCreated
 from fastps.scheduler.ring import place_chains
 from fastps.scheduler.tables import Table, check_replication, complete, consistency_of
 
-__all__ = ["TableRequests"]
+__all__ = ["SHARDS_MAX", "TableRequests"]
 
 # The map has 10 to 22 bytes for each shard and must fit one frame of 64 MiB.
 SHARDS_MAX = 1 << 21
@@ -60,6 +60,11 @@ class TableRequests:
         self._parked = [each for each in self._parked if each not in refused]
         return [refusal(each.ticket, error) for each in refused]
 
+    def refuse_all(self, error: FastPSError) -> list[Action]:
+        """Refuse whatever waits."""
+        refused, self._parked = self._parked, []
+        return [refusal(each.ticket, error) for each in refused]
+
     def serve(self) -> list[Action]:
         """Answer the requests that can be answered, in order of arrival."""
         actions: list[Action] = []
@@ -78,6 +83,11 @@ class TableRequests:
 
     def _info(self, asked: m.CreateTable | m.LookupTable) -> m.TableInfo | None:
         """Return the answer; None while servers are still to come or to hear of the table."""
+        if self._facts.broken:
+            raise CheckpointError(
+                f"the job's tables were lost by a restore that failed: {self._facts.broken}; "
+                "restore again"
+            )
         if isinstance(asked, m.LookupTable):
             table = self._facts.tables.lookup(asked.name)
         else:

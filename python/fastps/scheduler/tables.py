@@ -89,11 +89,14 @@ class TableRegistry:
         What each server has of all tables.
     bsp_shares : ServerShares
         What each server has of tables under BSP, which fold closed rounds.
+    highest : int
+        The highest number that any table ever had.
     """
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}
-        self._by_id: list[Table] = []
+        self._by_id: dict[int, Table] = {}
+        self.highest = 0
         self.shares = ServerShares()
         self.bsp_shares = ServerShares()
 
@@ -105,11 +108,11 @@ class TableRegistry:
 
     def all(self) -> list[Table]:
         """Return every table, by rising number."""
-        return list(self._by_id)
+        return list(self._by_id.values())
 
     def by_id(self, table_id: int) -> Table | None:
         """Return the table of that number."""
-        return self._by_id[table_id - 1] if 1 <= table_id <= len(self._by_id) else None
+        return self._by_id.get(table_id)
 
     def find(self, wanted: TableDefinition) -> Table | None:
         """Return the table of that name if it is what `wanted` says; None when there is none.
@@ -180,12 +183,19 @@ class TableRegistry:
         Requires: `definition` is complete, no table has its name, check_room() passed.
         """
         views = [ShardView(1, chain) for chain in chains]
-        table = Table(len(self._tables) + 1, definition, views, map_version, rounds)
-        self._tables[definition.name] = table
-        self._by_id.append(table)
+        self.highest += 1
+        table = Table(self.highest, definition, views, map_version, rounds)
+        self._tables[definition.name] = self._by_id[table.table_id] = table
         for view in views:
             self._count(table, view, 1)
         return table
+
+    def drop_all(self, highest: int) -> None:
+        """Forget every table; numbers up to `highest` are not used again."""
+        self._tables.clear()
+        self._by_id.clear()
+        self.shares, self.bsp_shares = ServerShares(), ServerShares()
+        self.highest = max(self.highest, highest)
 
     def set_view(self, table: Table, shard: int, view: ShardView) -> None:
         """Change the view of a shard."""

@@ -176,6 +176,16 @@ class Views:
         self._committed.clear()
         self._is_tick = False
 
+    def forget_tables(self, now: float) -> None:
+        """Forget every shard: all tables are about to be dropped."""
+        for change in self._changes.values():
+            for failover in change.failovers.values():
+                self.failovers.settled(failover, now, changed=False)
+        for known in (self._changes, self._touched, self._since, self._committed):
+            known.clear()
+        self._tables_seen = self._n_shards = 0
+        self.planner.forget_tables()
+
     # What comes out.
 
     @property
@@ -411,7 +421,7 @@ class Views:
 
     def _begin_changes(self, now: float) -> None:
         """Seal joiners that are filled, and begin what comes next."""
-        if self.is_failing_over:
+        if self.is_failing_over or self._facts.views_rest:
             return
         if self._is_tick or self._n_shards <= PLAN_AT_ONCE_MAX:
             self.planner.look(self._changes, now)

@@ -81,7 +81,7 @@ class Workers:
         session = self._facts.sessions.find(asked.session)
         actions: list[Action] = []
         if session is not None:
-            self._group_at(session, asked.clock, asked.busy_us)
+            self.group_at(session, asked.clock, asked.busy_us)
             sums = self._facts.groups[session.group].staleness
             sums.add(asked.staleness, asked.late, self._facts.tables)
             actions = self._end(session, "has left", evicted=False)
@@ -120,14 +120,14 @@ class Workers:
     def heard(self, session: Session, beat: Beat, now: float) -> None:
         """Take in what a live session's heartbeat says of its steps."""
         session.last_seen = now
-        self._group_at(session, beat.clock, beat.busy_us)
+        self.group_at(session, beat.clock, beat.busy_us)
 
     def barrier(self, ticket: Ticket, asked: m.Barrier, now: float) -> list[Action]:
         """Put a session into its group's barrier."""
         session = self._facts.live_session(asked.session)
         if ticket[1] < session.stopped_at:
             return []  # a copy that was overtaken: nobody waits for its answer
-        group = self._group_at(session, asked.clock)
+        group = self.group_at(session, asked.clock)
         return _replies(group.barrier(session.rank, asked, ticket))
 
     def stop_waiting(self, ticket: Ticket, asked: m.StopWaiting, now: float) -> list[Action]:
@@ -142,7 +142,7 @@ class Workers:
         if ticket[1] < session.stopped_at:
             return []
         worker = Worker(session.session, session.rank)
-        group = self._group_at(session, asked.clock)
+        group = self.group_at(session, asked.clock)
         return _replies(group.next_chunk(worker, asked, ticket))
 
     def return_chunk(self, ticket: Ticket, asked: m.ReturnChunk, now: float) -> list[Action]:
@@ -152,7 +152,7 @@ class Workers:
         worker = Worker(session.session, session.rank)
         return _replies(self._facts.groups[session.group].return_chunk(worker, asked, ticket))
 
-    def _group_at(self, session: Session, clock: int, busy_us: int = 0) -> Group:
+    def group_at(self, session: Session, clock: int, busy_us: int = 0) -> Group:
         """Return the group of a live session, after taking in how far the session is.
 
         Heartbeats and requests come on two connections. So a request says the clock that it rests

@@ -1,0 +1,294 @@
+"""The part of a server that carries out the scheduler's orders: to cut shards, write, check, load.
+
+One thread for each server; in an embedded cluster they are started by its first save or restore. It
+asks the scheduler for an order, carries it out, and says with its next question how that went.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastps.checkpoint.parts import PartWriter
+from fastps.checkpoint.reading import DenseChange, Lineage
+from fastps.checkpoint.storage import Store
+from fastps.control import Control
+from fastps.errors import CheckpointError, ClosedError, FastPSError, FastPSTimeoutError
+from fastps.scheduler import messages as m
+from fastps.scheduler import wire
+from fastps.scheduler.wire import JsonDict
+
+__all__ = ["Agent", "Shards"]
+
+log = logging.getLogger("fastps.checkpoint")
+
+# A question waits at the scheduler until there is an order. It is asked anew after so long.
+ASK_SECONDS = 30.0
+# After an error that the next question may not meet again.
+PAUSE_SECONDS = 0.2
+# A shard whose rounds are closed folds them at once; only a server that is very busy takes longer.
+FOLD_SECONDS = 10.0
+FOLD_POLL_SECONDS = 0.001
+# A shard is locked while a slice of it is copied: about 0.2 ms.
+SLICE_BYTES = 1 << 20
+PROGRESS_SECONDS = 0.5
+# A server that ends waits no longer for a file that is being written; the save has failed anyhow.
+STOP_SECONDS = 5.0
+
+
+class Shards(Protocol):
+    """The shards of one server, as the core shows them; see `fastps._core.Server`."""
+
+    @property
+    def begin_cut(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def read_cut(self) -> Callable[..., tuple[Any, ...]]: ...  # noqa: D102
+    @property
+    def drop_cut(self) -> Callable[..., None]: ...  # noqa: D102
+    @property
+    def load_rows(self) -> Callable[..., None]: ...  # noqa: D102
+    @property
+    def load_removed(self) -> Callable[..., None]: ...  # noqa: D102
+    @property
+    def load_dense(self) -> Callable[..., None]: ...  # noqa: D102
+    @property
+    def finish_load(self) -> Callable[..., None]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The cut under way: its id, and the (table, shard) that belong to it here."""
+
+    cut_id: bytes
+    shards: tuple[tuple[int, int, bool], ...]  # table, shard, whether it holds all rows
+
+
+class Agent:
+    """Carries out a server's orders, from the thread that calls `run`.
+
+    Parameters
+    ----------
+    control : Control
+        The way to the scheduler; closing it ends `run`.
+    shards : Shards
+        The server's.
+    server_id : int
+        Its number.
+    boot_id : bytes
+        Its process life.
+    """
+
+    def __init__(self, control: Control, shards: Shards, server_id: int, boot_id: bytes) -> None:
+        self._control = control
+        self._shards = shards
+        self._server_id = server_id
+        self._boot_id = boot_id.hex()
+        self._cut: Cut | None = None
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._said_at = 0.0
+
+    def start(self) -> None:
+        """Call `run` on a thread of its own."""
+        self._thread = threading.Thread(target=self.run, name="fastps-agent", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the control, and wait a while until what `start` started has ended."""
+        self._stopped.set()
+        self._control.close()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def run(self) -> None:
+        """Ask for orders and carry them out until `stop`."""
+        done, result, error = 0, dict[str, Any](), ""
+        while not self._stopped.is_set():
+            question = m.NextOrder(self._server_id, self._boot_id, done, result, error)
+            try:
+                order, _ = self._control.call(question, ASK_SECONDS)
+            except FastPSTimeoutError:
+                continue
+            except ClosedError:
+                return
+            except FastPSError as refused:
+                log.debug("no order came: %s", refused)
+                self._stopped.wait(PAUSE_SECONDS)
+                continue
+            done, (result, error) = order.number, self._carry_out(order)
+
+    def _carry_out(self, order: m.Order) -> tuple[JsonDict, str]:
+        """Return what an order brought, and why it failed or nothing."""
+        works = {
+            "cut": self._begin_cut,
+            "write": self._write,
+            "drop": self._drop,
+            "verify": self._verify,
+            "load": self._load,
+        }
+        work = works.get(order.kind)
+        if work is None:
+            return {}, f"this server does not know orders to {order.kind!r:.50}"
+        try:
+            return work(order.number, order.body), ""
+        except (FastPSError, OSError) as error:
+            return {}, str(error)
+        except Exception as error:
+            # A fault of ours must fail the save, not end the server.
+            log.exception("an order to %s could not be carried out", order.kind)
+            return {}, f"{type(error).__name__}: {error}"
+
+    # Saving.
+
+    def _begin_cut(self, number: int, body: JsonDict) -> JsonDict:
+        self._drop(number, {})
+        cut_id, parent_id = bytes.fromhex(body["cut_id"]), bytes.fromhex(body["parent_id"])
+        deadline = time.monotonic() + FOLD_SECONDS
+        begun: list[tuple[int, int, bool]] = []
+        answer = []
+        for table, shard, view, at_round in body["shards"]:
+            self._cut = Cut(cut_id, tuple(begun))
+            while True:
+                cut = self._shards.begin_cut(table, shard, cut_id, parent_id, at_round, view)
+                if cut is not None:
+                    break
+                if time.monotonic() > deadline:
+                    raise CheckpointError(
+                        f"shard {shard} of table {table} did not fold round {at_round} within "
+                        f"{FOLD_SECONDS:g} s; the server is very busy: save again"
+                    )
+                time.sleep(FOLD_POLL_SECONDS)
+            begun.append((table, shard, cut["is_full"]))
+            answer.append(
+                [
+                    *(table, shard, cut["view"], cut["index"], cut["folded"], cut["rows"]),
+                    *(cut["is_full"], cut["constants"]),
+                ]
+            )
+        self._cut = Cut(cut_id, tuple(begun))
+        return {"shards": answer}
+
+    def _write(self, number: int, body: JsonDict) -> JsonDict:
+        cut = self._cut
+        if cut is None or cut.cut_id.hex() != body["cut_id"]:
+            raise CheckpointError(f"the cut {body['cut_id']} is not under way on this server")
+        store = Store(body["uri"])
+        definitions = {
+            int(table): wire.from_json(m.TableDefinition, definition, "definition")
+            for table, definition in body["tables"].items()
+        }
+        progress = Progress(self, number)
+        parts: list[list[Any]] = []
+        for table in sorted(definitions):
+            shards = sorted((shard, full) for of, shard, full in cut.shards if of == table)
+            if not shards:
+                continue
+            writer = PartWriter(
+                store, body["tag"], body["attempt"], definitions[table], self._server_id
+            )
+            try:
+                for shard, is_full in shards:
+                    self._write_shard(writer, cut.cut_id, table, shard, is_full, progress)
+                parts += [[table, wire.to_json(part)] for part in writer.finish()]
+            finally:
+                writer.close()
+        self._cut = None
+        return {"parts": parts}
+
+    def _write_shard(
+        self,
+        writer: PartWriter,
+        cut_id: bytes,
+        table: int,
+        shard: int,
+        is_full: bool,
+        progress: Progress,
+    ) -> None:
+        is_finished = False
+        max_rows = max(1, SLICE_BYTES // writer.row_bytes)
+        while not is_finished:
+            content = self._shards.read_cut(table, shard, cut_id, max_rows)
+            is_finished = content[-1]
+            if writer.is_dense:
+                begin, end, arrays, _ = content
+                if begin < end:
+                    writer.add_dense(shard, begin, end, arrays)
+                    progress.add(sum(each.nbytes for each in arrays))
+            else:
+                keys, rows, removed, _ = content
+                writer.add_rows(shard, keys, rows, removed, is_full=is_full)
+                progress.add(keys.nbytes + rows.nbytes + removed.nbytes)
+
+    def _drop(self, number: int, body: JsonDict) -> JsonDict:
+        cut, self._cut = self._cut, None
+        if cut is not None:
+            for table, shard, _ in cut.shards:
+                self._shards.drop_cut(table, shard, cut.cut_id)
+        return {}
+
+    # Restoring.
+
+    def _verify(self, number: int, body: JsonDict) -> JsonDict:
+        lineage = Lineage.open(Store(body["uri"]), body["tag"])
+        lineage.verify(body["share"], body["shares"], Progress(self, number).add)
+        return {}
+
+    def _load(self, number: int, body: JsonDict) -> JsonDict:
+        lineage = Lineage.open(Store(body["uri"]), body["tag"])
+        progress = Progress(self, number)
+        names = dict(body["tables"])
+        saved = lineage.tables()
+        for table, shard in sorted(map(tuple, body["shards"])):
+            description = saved[names[table]]
+            num_shards = description.definition.num_shards
+            assert num_shards is not None
+            for change in lineage.changes_of(names[table], shard, num_shards):
+                if isinstance(change, DenseChange):
+                    for array, begin, values in change.pieces:
+                        self._shards.load_dense(table, shard, array, begin, values)
+                        progress.add(values.nbytes)
+                    continue
+                if len(change.removed):
+                    self._shards.load_removed(table, shard, change.removed)
+                for rows in _slices(len(change.keys), change.rows.shape[1] * 4 + 8):
+                    self._shards.load_rows(table, shard, change.keys[rows], change.rows[rows])
+                progress.add(change.keys.nbytes + change.rows.nbytes)
+            of_saved = description.shards[shard * description.num_shards // num_shards]
+            self._shards.finish_load(table, shard, list(of_saved.constants))
+        return {}
+
+    def tell_progress(self, number: int, done_bytes: int) -> None:
+        """Tell the scheduler that work goes on, at most every `PROGRESS_SECONDS`."""
+        now = time.monotonic()
+        if now - self._said_at < PROGRESS_SECONDS:
+            return
+        self._said_at = now
+        word = m.OrderProgress(self._server_id, self._boot_id, number, done_bytes)
+        with contextlib.suppress(FastPSTimeoutError):  # the next word says more
+            self._control.call(word, PROGRESS_SECONDS)
+        if self._stopped.is_set():
+            raise ClosedError("the server is being stopped")
+
+
+class Progress:
+    """Counts the bytes of one order, and tells of them."""
+
+    def __init__(self, agent: Agent, number: int) -> None:
+        self._agent = agent
+        self._number = number
+        self._done = 0
+
+    def add(self, n_bytes: int) -> None:
+        """Count further bytes."""
+        self._done += n_bytes
+        self._agent.tell_progress(self._number, self._done)
+
+
+def _slices(n: int, row_bytes: int) -> Iterator[slice]:
+    step = max(1, SLICE_BYTES // row_bytes)
+    return (slice(begin, min(begin + step, n)) for begin in range(0, n, step))

@@ -1,0 +1,170 @@
+"""The launcher's checkpoints: resume before the workers start, save while they run and at the end.
+
+Files and waits are the business of one thread at a time, since the supervisor's loop may not wait;
+it asks `is_busy`, and gives out what is there to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastps.checkpoint import driver
+from fastps.checkpoint.reading import newest
+from fastps.checkpoint.storage import Store
+from fastps.config import DEFAULT_GROUP
+from fastps.control import SocketControl
+from fastps.errors import ClosedError, FastPSError
+
+__all__ = ["CheckpointPlan", "Checkpoints"]
+
+LAUNCHER = (0, 0)  # as who asks for a save
+
+
+@dataclass(frozen=True)
+class CheckpointPlan:
+    """What checkpoints a job makes.
+
+    Attributes
+    ----------
+    uri : str
+        The folder.
+    every_seconds : float, optional
+        The time from one save to the next.
+    every_steps : int, optional
+        The steps of the slowest worker of the script's own group from one save to the next. One of
+        the two is given.
+    keep : int
+        How many are kept, with what they need.
+    resume : bool
+        Whether to begin with the newest that is there.
+    """
+
+    uri: str
+    every_seconds: float | None = 60.0
+    every_steps: int | None = None
+    keep: int = 3
+    resume: bool = True
+
+
+class Checkpoints:
+    """The checkpoints of one job. The supervisor's thread uses it.
+
+    Parameters
+    ----------
+    plan : CheckpointPlan
+        What to do.
+    address : str
+        Of the scheduler.
+
+    Attributes
+    ----------
+    failed : str
+        Why the job cannot begin where it was; empty: it can.
+    """
+
+    def __init__(self, plan: CheckpointPlan, address: str) -> None:
+        self._plan = plan
+        self._control = SocketControl(address)
+        self._said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._due_at = time.monotonic() + (plan.every_seconds or 0.0)
+        self._due_step = 0
+        self.failed = ""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save or restore is under way."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def said(self) -> list[str]:
+        """Return what there is to tell people since the last call."""
+        lines = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                lines.append(self._said.get_nowait())
+        return lines
+
+    def resume(self) -> None:
+        """Begin to bring the job to the newest checkpoint, if there is one and it is wanted."""
+        self._start(self._resume)
+
+    def turn(self, status: dict[str, Any]) -> None:
+        """Begin a save if it is time for one.
+
+        Parameters
+        ----------
+        status : dict
+            Of the job; scheduler/CONTROL.md lists the names.
+        """
+        step = _step_of(status)
+        if self.is_busy or not status["tables"]:
+            return
+        every = self._plan.every_steps
+        if every is None:
+            is_due = time.monotonic() >= self._due_at
+        else:
+            if self._due_step == 0:
+                self._due_step = (step // every + 1) * every
+            is_due = step >= self._due_step
+        if is_due:
+            self._due_at = time.monotonic() + (self._plan.every_seconds or 0.0)
+            self._due_step = (step // every + 1) * every if every else 0
+            self._start(self._save)
+
+    def save_last(self) -> None:
+        """Begin the save of the end of the job."""
+        self._start(self._save)
+
+    def close(self) -> None:
+        """End; what is under way fails."""
+        self._control.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        assert not self.is_busy
+        self._thread = threading.Thread(target=work, name="fastps-checkpoints", daemon=True)
+        self._thread.start()
+
+    def _resume(self) -> None:
+        began = time.monotonic()
+        try:
+            store = Store(self._plan.uri)
+            if not self._plan.resume or newest(store) is None:
+                self._said.put(f"checkpoints go to {store.uri}")
+                return
+            manifest = driver.restore(self._control, 0, store.uri).manifest
+        except ClosedError:
+            return
+        except FastPSError as error:
+            self.failed = f"the job cannot go on from its checkpoint: {error}"
+            self._said.put(f"{self.failed}; give --no-resume to begin anew")
+            return
+        clocks = ", ".join(f"{group.name} at step {group.clock}" for group in manifest.groups)
+        self._said.put(
+            f"resumed from checkpoint {manifest.tag} of {manifest.created} ({clocks}) in "
+            f"{time.monotonic() - began:.1f} s"
+        )
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        try:
+            tag = driver.save(self._control, LAUNCHER, self._plan.uri, keep=self._plan.keep)
+        except ClosedError:
+            return
+        except FastPSError as error:
+            self._said.put(f"no checkpoint was written: {error}")
+            return
+        self._said.put(f"checkpoint {tag} was written in {time.monotonic() - began:.1f} s")
+
+
+def _step_of(status: dict[str, Any]) -> int:
+    """Return the steps that the slowest worker of the script's own group has ended."""
+    own = [group["minimum_clock"] for group in status["groups"] if group["name"] == DEFAULT_GROUP]
+    return int(own[0]) if own else 0

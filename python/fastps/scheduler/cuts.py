@@ -1,0 +1,132 @@
+"""What a checkpoint holds besides rows: where each group is, and which tables there are. Values.
+
+Their fields are those of the manifest, so they go into messages as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastps.errors import CheckpointError, WireError
+from fastps.scheduler import wire
+from fastps.scheduler.clocks import CLOCK_MAX
+from fastps.scheduler.facts import GROUPS_MAX
+from fastps.scheduler.messages import TableDefinition
+from fastps.scheduler.wire import JsonDict
+
+if TYPE_CHECKING:
+    from fastps.scheduler.group import Group
+
+__all__ = ["CutGroup", "CutPass", "CutTable", "cut_of", "groups_from_json", "tables_from_json"]
+
+
+@dataclass(frozen=True)
+class CutPass:
+    """A pass of chunks; ``done`` are intervals (first, last) of items first <= item < last."""
+
+    number: int
+    n_items: int
+    deterministic: bool
+    is_finished: bool
+    done: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class CutGroup:
+    """A worker group: the steps that are in, how many ranks it was launched with, barriers passed.
+
+    ``clock``: with BSP tables its closed rounds, else its minimum.
+    """
+
+    name: str
+    clock: int
+    num_workers: int
+    barriers: int
+    passes: tuple[CutPass, ...]
+
+
+@dataclass(frozen=True)
+class CutTable:
+    """A table, its definition complete; ``round``: BSP, how many rounds are folded."""
+
+    definition: TableDefinition
+    round: int | None
+
+
+def cut_of(name: str, group: Group) -> CutGroup:
+    """Return where a group is now. Rounds must not close until its shards are cut."""
+    clocks = group.clocks
+    clock = clocks.rounds if clocks.keeps_rounds else clocks.minimum
+    passes = []
+    for number, queue in group.every_pass():
+        done = queue.done(clocks.rounds)
+        is_finished = sum(last - first for first, last in done) == queue.n_items
+        passes.append(
+            CutPass(
+                number,
+                queue.n_items,
+                queue.deterministic,
+                is_finished,
+                () if is_finished else tuple(done),
+            )
+        )
+    return CutGroup(name, clock, group.num_workers, group.barriers.passed, tuple(passes))
+
+
+def tables_from_json(described: Sequence[JsonDict]) -> list[CutTable]:
+    """Return the tables of a `Restore`.
+
+    Raises
+    ------
+    CheckpointError
+        They are not tables, or two have one name.
+    """
+    try:
+        tables = [wire.from_json(CutTable, each, "Restore.tables") for each in described]
+    except WireError as error:
+        raise CheckpointError(f"the checkpoint's tables cannot be read: {error}") from error
+    _check_distinct([table.definition.name for table in tables], "tables")
+    return tables
+
+
+def groups_from_json(described: Sequence[JsonDict]) -> list[CutGroup]:
+    """Return the groups of a `Restore`.
+
+    Raises
+    ------
+    CheckpointError
+        They are not groups, two have one name, or numbers in them cannot be.
+    """
+    try:
+        groups = [wire.from_json(CutGroup, each, "Restore.groups") for each in described]
+    except WireError as error:
+        raise CheckpointError(f"the checkpoint's groups cannot be read: {error}") from error
+    _check_distinct([group.name for group in groups], "groups")
+    if len(groups) > GROUPS_MAX:
+        raise CheckpointError(f"the checkpoint has {len(groups)} groups, at most {GROUPS_MAX}")
+    for group in groups:
+        for each in group.passes:
+            _check_done(group.name, each)
+        _check_distinct([str(each.number) for each in group.passes], f"passes of {group.name!r}")
+        if group.clock > CLOCK_MAX:
+            raise CheckpointError(f"group {group.name!r:.50} has the clock {group.clock}")
+    return groups
+
+
+def _check_done(group: str, of_pass: CutPass) -> None:
+    before = 0
+    for interval in of_pass.done:
+        if len(interval) != 2 or not before <= interval[0] < interval[1] <= of_pass.n_items:
+            raise CheckpointError(
+                f"pass {of_pass.number} of group {group!r:.50} has {of_pass.n_items} items, and "
+                f"done are {interval!r:.50}"
+            )
+        before = interval[1]
+
+
+def _check_distinct(names: list[str], what: str) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise CheckpointError(f"the checkpoint has two {what} with one name: {twice!r:.200}")

@@ -1,0 +1,57 @@
+"""How the last saves and restores went, for those who ask late. Pure values."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from fastps.errors import CheckpointError
+from fastps.scheduler.actions import Action, Reply, Ticket, refusal
+from fastps.scheduler.messages import Message
+
+__all__ = ["Outcomes", "check_id", "check_place"]
+
+OUTCOMES_MAX = 16
+ID_DIGITS = 32
+URI_BYTES_MAX = 4096
+TAG_BYTES_MAX = 100
+
+
+class Outcomes:
+    """By the id of a save or restore: its answers, or why it failed. Of the newest few."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[Message, ...] | str] = OrderedDict()
+
+    def __contains__(self, made_id: str) -> bool:
+        return made_id in self._known
+
+    def keep(self, made_id: str, outcome: tuple[Message, ...] | str) -> None:
+        """Remember the answers to its requests, or the text of its failure."""
+        self._known[made_id] = outcome
+        while len(self._known) > OUTCOMES_MAX:
+            self._known.popitem(last=False)
+
+    def answer(self, made_id: str, ticket: Ticket, n: int = 0) -> list[Action]:
+        """Answer a late request with the n-th message, or with the failure.
+
+        Requires: made_id in self.
+        """
+        outcome = self._known[made_id]
+        if isinstance(outcome, str):
+            return [refusal(ticket, CheckpointError(outcome))]
+        return [Reply(*ticket, outcome[n], with_map=True)]
+
+
+def check_id(what: str, number: str) -> None:
+    """Raise `CheckpointError` unless the text is one of 128 bits."""
+    if len(number) != ID_DIGITS or set(number) - set("0123456789abcdef"):
+        raise CheckpointError(f"{what} is {number!r:.50}, needed are {ID_DIGITS} hex digits")
+
+
+def check_place(uri: str, tag: str) -> None:
+    """Raise `CheckpointError` when these are too long to be told to servers."""
+    if not 1 <= len(uri.encode()) <= URI_BYTES_MAX or not 1 <= len(tag.encode()) <= TAG_BYTES_MAX:
+        raise CheckpointError(
+            f"a checkpoint is at {uri!r:.100} under the tag {tag!r:.100}; needed are 1 to "
+            f"{URI_BYTES_MAX} bytes and 1 to {TAG_BYTES_MAX}"
+        )

@@ -1,0 +1,120 @@
+"""fastps-launch --checkpoint: saves while a job runs, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bsp_model
+import fastps
+from fastps.config import DEFAULT_GROUP
+from fastps.launch import main as launch_main
+from jobs import Worker, until
+
+pytestmark = pytest.mark.processes
+
+N_WORKERS, N_STEPS = 2, 40
+
+
+def train(worker: Worker) -> dict[str, Any]:
+    import bsp_model
+
+    with fastps.connect() as client:
+        began = client.clock_value
+        delay = bsp_model.random_delays(3, client.rank, longest=worker.arguments["longest"])
+        digests = bsp_model.train(client, worker.arguments["n_steps"], delay)
+        return {"began": began, "digests": digests}
+
+
+def train_in_job(cluster: Any, folder: Path, *options: str, longest: float = 0.004) -> Any:
+    return cluster(
+        train,
+        *("--checkpoint", str(folder), *options),
+        servers=2,
+        workers=N_WORKERS,
+        n_steps=N_STEPS,
+        longest=longest,
+    )
+
+
+def manifests(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(path.read_text()) for path in folder.glob("*/MANIFEST.json")]
+    return sorted(found, key=lambda each: each["number"])
+
+
+def kill_all(job: Any) -> None:
+    """End every process of a job at once, the launcher first, as when the power fails."""
+    pids = [job.launcher.pid, *(pid for pid in job.alive() if pid != job.launcher.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    job.launcher.wait(10)
+
+
+def test_a_job_that_was_killed_goes_on_to_the_same_bits(cluster, tmp_path) -> None:
+    folder = tmp_path / "checkpoints"
+    job = train_in_job(cluster, folder, "--checkpoint-every", "5steps", longest=0.05)
+    until(lambda: len(manifests(folder)) >= 2, 60)
+    kill_all(job)
+    saved = manifests(folder)[-1]["groups"][0]["clock"]
+    assert 0 < saved < N_STEPS
+    job = train_in_job(cluster, folder, "--checkpoint-every", "5steps")
+    results = job.results(90)
+    expected = bsp_model.reference_digests(N_WORKERS, N_STEPS)
+    assert [each["began"] for each in results] == [saved] * N_WORKERS
+    assert [each["digests"] for each in results] == [expected] * N_WORKERS
+    assert f"({DEFAULT_GROUP} at step {saved})" in job.err
+
+
+def test_the_end_is_saved_and_old_ones_go(cluster, tmp_path) -> None:
+    folder = tmp_path / "checkpoints"
+    options = ("--checkpoint-every", "8steps", "--keep", "2")
+    job = train_in_job(cluster, folder, *options, longest=0.05)
+    job.results(90)
+    assert [each["groups"][0]["clock"] for each in manifests(folder)][-1] == N_STEPS
+    assert len(manifests(folder)) == 2
+    assert sorted(path.name for path in folder.iterdir()) == [
+        each["tag"] for each in manifests(folder)
+    ]
+    again = train_in_job(cluster, folder, *options)  # there is nothing left to do
+    assert [each["began"] for each in again.results(60)] == [N_STEPS] * N_WORKERS
+    anew = train_in_job(cluster, folder, *options, "--no-resume")
+    assert [each["began"] for each in anew.results(60)] == [0] * N_WORKERS
+
+
+def test_a_damaged_checkpoint_stops_the_job_before_it_begins(cluster, tmp_path) -> None:
+    folder = tmp_path / "checkpoints"
+    train_in_job(cluster, folder).results(90)
+    part = next(folder.rglob("*.safetensors"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 4
+    part.write_bytes(content)
+    job = train_in_job(cluster, folder)
+    assert job.wait() == 1
+    assert part.name in job.err
+    assert "--no-resume" in job.err
+    assert "[worker" not in job.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--checkpoint-every", "5s"], "without --checkpoint"),
+        (["--checkpoint", "c", "--checkpoint-every", "often"], "'often' is not a period"),
+        (["--checkpoint", "nonsense://c"], "nonsense"),
+        (["--checkpoint", "c", "--keep", "0"], "--keep"),
+    ],
+)
+def test_wrong_options_are_refused(options, message, capsys, tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("")
+    with pytest.raises(SystemExit) as ended:
+        launch_main.parse([*options, str(script)])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
