@@ -38,6 +38,7 @@ PYTHON_FLOORS = [
     {"life"},
     {"lives"},
     {"tables"},
+    {"saving"},
     {"client"},
     {"connection"},
     {"__init__", "__main__", "cli", "launch", "models"},

@@ -272,6 +272,41 @@ def test_a_save_holds_every_push_before_it(client, tmp_path) -> None:
         assert values.max() <= counted
 
 
+def test_a_warm_start_takes_the_values_alone(client, tmp_path) -> None:
+    adam, sgd = fastps.optimizers.Adam(lr=0.1), fastps.optimizers.SGD(lr=1.0)
+    with embedded() as other:
+        table = other.sparse_table("t", row_shape=(2,), optimizer=adam)
+        table.push([1, 2, 3], np.ones((3, 2)))
+        other.dense_table("d", shape=(3, 2), optimizer=adam).assign(np.arange(6.0).reshape(3, 2))
+        other.clock()
+        saved = items(table)
+        other.save(tmp_path)
+        table.remove([3])
+        table.push([4], [[1.0, 1.0]])
+        later = items(table)
+        other.save(tmp_path, incremental=True)
+    table = client.sparse_table("t", row_shape=(2,), optimizer=sgd)
+    table.push([9], [[-9.0, -9.0]])
+    client.restore(tmp_path, "00000001", values_only=True)
+    assert items(table) == {**saved, 9: (9.0, 9.0)}
+    assert client.clock_value == 0
+    assert client.table("d").pull().tolist() == [[0, 1], [2, 3], [4, 5]]
+    client.restore(tmp_path, values_only=True)
+    assert items(table) == {**saved, **later, 9: (9.0, 9.0)}
+    table.push([1], [[1.0, 1.0]])
+    assert table.pull(1) == pytest.approx(np.array(saved[1]) - 1.0)
+
+
+def test_a_warm_start_needs_the_same_shape(tmp_path) -> None:
+    with embedded() as client:
+        client.sparse_table("t").push([1], [1.0])
+        client.save(tmp_path)
+    with embedded() as client:
+        client.sparse_table("t", row_shape=(2,))
+        with pytest.raises(errors.TableMismatchError, match=r"\(2,\), in the checkpoint"):
+            client.restore(tmp_path, values_only=True)
+
+
 # Increments.
 
 

@@ -39,6 +39,8 @@ def train_in_job(cluster: Any, folder: Path, *options: str, longest: float = 0.0
         workers=N_WORKERS,
         n_steps=N_STEPS,
         longest=longest,
+        # Where the journal is: who kills the whole job kills those, too, that would remove it.
+        environment={"TMPDIR": str(folder.parent)},
     )
 
 

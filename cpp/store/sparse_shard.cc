@@ -115,14 +115,15 @@ class SparseShard final : public ShardData {
   }
 
   void PullKnown(const KeySetRef& ref, float* values) override {
-    ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
+    ForEachKnownBlock(PlacesOf(ref), [&](float* const* rows, size_t begin, size_t n) {
       for (size_t i = 0; i < n; ++i) CopyValue(rows[i], values + (begin + i) * width_);
     });
   }
 
   void PushKnown(const KeySetRef& ref, const float* gradients) override {
-    if (changes_.is_on()) changes_.BeforeWriteAt(*key_sets_.Recall(ref, PlacesVersion()));
-    ForEachKnownBlock(ref, [&](float* const* rows, size_t begin, size_t n) {
+    const std::span<const uint32_t> places = PlacesOf(ref);
+    ForEachKnownBlock(places, [&](float* const* rows, size_t begin, size_t n) {
+      if (changes_.is_on()) changes_.BeforeWriteAt(places.subspan(begin, n));
       rule().ApplyRows(rows, gradients + begin * width_, n, width_);
     });
   }
@@ -240,11 +241,14 @@ class SparseShard final : public ShardData {
     return inline_rows_ ? reinterpret_cast<float*>(index_.At(place)) : arena_.Row(place);
   }
 
-  // Calls work(rows, begin, n) for blocks of the known rows, having fetched each block before.
   // Requires: Knows(ref).
+  std::span<const uint32_t> PlacesOf(const KeySetRef& ref) {
+    return *key_sets_.Recall(ref, PlacesVersion());
+  }
+
+  // Calls work(rows, begin, n) for blocks of the known rows, having fetched each block before.
   template <class Work>
-  void ForEachKnownBlock(const KeySetRef& ref, Work work) {
-    const KeySetMemory::Places& places = *key_sets_.Recall(ref, PlacesVersion());
+  void ForEachKnownBlock(std::span<const uint32_t> places, Work work) {
     std::array<float*, kBlockKeys> rows[2];
     const auto fetch = [&](size_t begin, std::array<float*, kBlockKeys>* block) {
       const size_t n = std::min(kBlockKeys, places.size() - begin);

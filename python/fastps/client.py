@@ -7,8 +7,6 @@ import concurrent.futures
 import contextlib
 import logging
 import math
-import os
-import threading
 import time
 import warnings
 import weakref
@@ -22,8 +20,6 @@ from fastps.arguments import (
     checked_shape,
     definition_of,
 )
-from fastps.checkpoint import driver
-from fastps.checkpoint.manifest import LATEST
 from fastps.config import Settings
 from fastps.consistency import Consistency, Gate
 from fastps.embedded import EmbeddedCluster
@@ -37,6 +33,7 @@ from fastps.initializers import Initializer
 from fastps.life import Entry, Life
 from fastps.lives import Lives, last_seconds
 from fastps.optimizers import Optimizer
+from fastps.saving import Saving
 from fastps.scheduler import messages as m
 from fastps.tables import DenseTable, SparseTable
 
@@ -47,7 +44,7 @@ Item = TypeVar("Item")
 logger = logging.getLogger("fastps")
 
 
-class Client:
+class Client(Saving):
     """A worker's session: tables, steps, barriers, chunks of work. Thread-safe.
 
     Made by `connect`; a context manager that closes at its end, as does the end of the process.
@@ -73,7 +70,7 @@ class Client:
         self._group = group
         self._settings = settings
         self._cluster = cluster
-        self._saves: list[concurrent.futures.Future[str]] = []
+        self._saves = []
         _open_clients.add(self)
 
     @property
@@ -172,7 +169,9 @@ class Client:
         definition = definition_of(
             name, "sparse", shape, optimizer, initializer, consistency, num_shards, replication
         )
-        return SparseTable(self, *self._create(definition, timeout))
+        table = self._made(definition, timeout)
+        assert isinstance(table, SparseTable)
+        return table
 
     def dense_table(
         self,
@@ -201,7 +200,9 @@ class Client:
         definition = definition_of(
             name, "dense", checked, optimizer, initializer, consistency, num_shards, replication
         )
-        return DenseTable(self, *self._create(definition, timeout))
+        table = self._made(definition, timeout)
+        assert isinstance(table, DenseTable)
+        return table
 
     def table(self, name: str, *, timeout: float | None = None) -> SparseTable | DenseTable:
         """Return an existing table.
@@ -212,10 +213,7 @@ class Client:
             There is none of that name.
         """
         check_name(name)
-        life, timeout = self._open_life(timeout)
-        info = self._look_up(life, name, self._timeout(timeout))
-        kind = DenseTable if info.definition.kind == "dense" else SparseTable
-        return kind(self, life, info)
+        return self._found(name, timeout)
 
     def flush(self, *, timeout: float | None = None) -> None:
         """Wait until every push of this client is acknowledged.
@@ -404,176 +402,6 @@ class Client:
                 stacklevel=2,
             )
 
-    def save(
-        self,
-        uri: str | os.PathLike[str],
-        tag: str | None = None,
-        incremental: bool = False,
-        *,
-        timeout: float | None = None,
-    ) -> str:
-        """Write a checkpoint of the whole job: all tables with optimizer state, clocks, chunks.
-
-        Any one worker may call it; the others need not know, and train on while files are written.
-        Of tables under BSP it holds exactly the steps before this worker's `clock_value`; of others
-        every push acknowledged before, and maybe later ones, each row and shard whole.
-
-        Parameters
-        ----------
-        uri : str or path
-            The folder of checkpoints: a path that all servers see, or a URL that fsspec knows
-            (s3://, gs://, hdfs://, ...).
-        tag : str, optional
-            A name: letters, digits, ``._-``. None: the checkpoint's number, with eight digits.
-        incremental : bool, default False
-            Write only what changed since the newest checkpoint there.
-        timeout : float, optional
-            Seconds. None: as long as something moves; a save in which nothing does fails after a
-            minute.
-
-        Returns
-        -------
-        str
-            The tag. The checkpoint is durable.
-
-        Raises
-        ------
-        CheckpointError
-            The tag exists, another save is under way, a file cannot be written (no space, no
-            permission), or a server was lost meanwhile. Earlier checkpoints stay as they are.
-        ConfigError
-            A package that this needs is not installed; the message has the pip line.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import fastps
-        >>> folder = tempfile.TemporaryDirectory()
-        >>> with fastps.connect(embedded=True) as client:
-        ...     table = client.sparse_table("w")
-        ...     table.push([7], [1.0])
-        ...     tag = client.save(folder.name)
-        ...     table.push([7], [1.0])
-        ...     _ = client.restore(folder.name)
-        ...     table.pull([7])
-        array([1.], dtype=float32)
-        """
-        life, timeout = self._open_life(timeout)
-        began = time.monotonic()
-        with life:
-            worker = self._ready_to_save(life, timeout)
-            if timeout is not None:
-                timeout = max(0.0, timeout - (time.monotonic() - began))
-            control, uri = self._lives.control, os.fspath(uri)
-            return driver.save(control, worker, uri, tag, incremental, timeout, is_shown=True)
-
-    def save_async(
-        self,
-        uri: str | os.PathLike[str],
-        tag: str | None = None,
-        incremental: bool = False,
-        *,
-        timeout: float | None = None,
-    ) -> concurrent.futures.Future[str]:
-        """Fix what a checkpoint holds, and write it while this worker goes on.
-
-        Parameters
-        ----------
-        uri, tag, incremental
-            As for `save`.
-        timeout : float, optional
-            Seconds until the cut must be fixed.
-
-        Returns
-        -------
-        concurrent.futures.Future
-            Its result is the tag, once the checkpoint is durable. `close` waits for it.
-
-        Raises
-        ------
-        CheckpointError, ConfigError
-            As for `save`; what goes wrong later is raised by the future.
-        """
-        life, timeout = self._open_life(timeout)
-        with life:
-            worker = self._ready_to_save(life, timeout)
-            control, uri = self._lives.control, os.fspath(uri)
-            pending = driver.begin_save(control, worker, uri, tag, incremental, timeout)
-        future: concurrent.futures.Future[str] = concurrent.futures.Future()
-        future.set_running_or_notify_cancel()
-
-        def finish() -> None:
-            try:
-                future.set_result(pending.finish())
-            except BaseException as error:
-                future.set_exception(error)
-
-        self._saves = [each for each in self._saves if not each.done()] + [future]
-        threading.Thread(target=finish, name="fastps-save", daemon=True).start()
-        return future
-
-    def _ready_to_save(self, life: Life, timeout: float | None) -> tuple[int, int]:
-        """Flush, and return the session and clock that a save is asked for with."""
-        self._flush(life, self._timeout(timeout), timeout)
-        if self._cluster is not None:
-            self._cluster.start_agents()
-        return life.session, life.steps.clock
-
-    def restore(
-        self,
-        uri: str | os.PathLike[str],
-        tag: str = LATEST,
-        *,
-        strict: bool = True,
-        timeout: float | None = None,
-    ) -> str:
-        """Bring the whole job to what a checkpoint holds, on the servers that it has now.
-
-        All of it is read and checked first; then every table, clock and queue of chunks is as it
-        was saved, missing tables are made, and tables that are not in the checkpoint are gone.
-        Whatever other workers have open raises `EpochChangedError`; they rejoin with their next
-        call, at the `clock_value` that was saved.
-
-        Parameters
-        ----------
-        uri : str or path
-            The folder of checkpoints.
-        tag : str, default "latest"
-            Which; ``latest``: that with the highest number.
-        strict : bool, default True
-            Refuse when a table of the job has other settings than the checkpoint's of that name.
-            False: the checkpoint's are taken.
-        timeout : float, optional
-            Seconds. None: as long as something moves.
-
-        Returns
-        -------
-        str
-            The tag.
-
-        Raises
-        ------
-        CheckpointError
-            It is missing, damaged or of an unknown version: then nothing was changed. Or a server
-            was lost while it was loaded: then tables answer so until a restore succeeds.
-        TableMismatchError
-            A table has other settings; the message names them.
-        """
-        life, timeout = self._open_life(timeout)
-        if self._cluster is not None:
-            self._cluster.start_agents()
-        restored = driver.restore(
-            self._lives.control,
-            life.session,
-            os.fspath(uri),
-            tag,
-            strict=strict,
-            timeout=timeout,
-            is_shown=True,
-        )
-        self._rejoin(restored.epoch, timeout)
-        return restored.manifest.tag
-
     def close(self) -> None:
         """Flush, leave the cluster and let everything go. Closing twice is fine.
 
@@ -629,13 +457,21 @@ class Client:
         state = "closed" if self._lives.is_closed else f"clock {life.steps.clock}"
         return f"Client(group={self._group!r}, rank={life.rank}, {state})"
 
-    def _create(
+    def _made(
         self, definition: m.TableDefinition, timeout: float | None
-    ) -> tuple[Life, m.TableInfo]:
+    ) -> SparseTable | DenseTable:
         life, timeout = self._open_life(timeout)
         with life:
             request = m.CreateTable(life.session, definition)
-            return life, self._lives.call(life, request, self._timeout(timeout))
+            return self._handle(life, self._lives.call(life, request, self._timeout(timeout)))
+
+    def _found(self, name: str, timeout: float | None) -> SparseTable | DenseTable:
+        life, timeout = self._open_life(timeout)
+        return self._handle(life, self._look_up(life, name, self._timeout(timeout)))
+
+    def _handle(self, life: Life, info: m.TableInfo) -> SparseTable | DenseTable:
+        kind = DenseTable if info.definition.kind == "dense" else SparseTable
+        return kind(self, life, info)
 
     def _look_up(self, life: Life, name: str, seconds: float) -> m.TableInfo:
         with life:
@@ -648,10 +484,6 @@ class Client:
         self, timeout: float | None, default: float | None = None
     ) -> tuple[Life, float | None]:
         return self._lives.open(timeout, default)
-
-    def _rejoin(self, epoch: int, timeout: float | None) -> None:
-        """Rejoin after a restore to `epoch` by this client itself: no call needs to say so."""
-        self._lives.rejoin(epoch, timeout)
 
     def _timeout(self, timeout: float | None) -> float:
         return self._lives.seconds(timeout)
