@@ -57,7 +57,6 @@ void RowChanges::OnCreate(Key key, uint32_t* payload) {
 
 void RowChanges::BeforeRemove(Key key, uint32_t* payload) {
   if (cut_ != nullptr && !cut_->is_scanned) SaveBefore({&key, 1}, &payload);
-  Unmark(payload);  // the row's number will be another's
   removed_.Add(key, index_->size());
 }
 

@@ -65,7 +65,7 @@ class Cut:
     """The cut under way: its id, and the (table, shard) that belong to it here."""
 
     cut_id: bytes
-    shards: tuple[tuple[int, int, bool], ...]  # table, shard, whether it holds all rows
+    shards: list[tuple[int, int, bool]]  # table, shard, whether it holds all rows
 
 
 class Agent:
@@ -113,6 +113,9 @@ class Agent:
             try:
                 order, _ = self._control.call(question, ASK_SECONDS)
             except FastPSTimeoutError:
+                # An order to write follows a cut within seconds. Without one the save is over, and
+                # a scheduler that was restarted knows of no cut to drop.
+                self._drop(0, {})
                 continue
             except ClosedError:
                 return
@@ -150,9 +153,9 @@ class Agent:
         cut_id, parent_id = bytes.fromhex(body["cut_id"]), bytes.fromhex(body["parent_id"])
         deadline = time.monotonic() + FOLD_SECONDS
         begun: list[tuple[int, int, bool]] = []
+        self._cut = Cut(cut_id, begun)
         answer = []
         for table, shard, view, at_round in body["shards"]:
-            self._cut = Cut(cut_id, tuple(begun))
             while True:
                 cut = self._shards.begin_cut(table, shard, cut_id, parent_id, at_round, view)
                 if cut is not None:
@@ -170,7 +173,6 @@ class Agent:
                     *(cut["is_full"], cut["constants"]),
                 ]
             )
-        self._cut = Cut(cut_id, tuple(begun))
         return {"shards": answer}
 
     def _write(self, number: int, body: JsonDict) -> JsonDict:

@@ -24,6 +24,8 @@ from fastps.errors import ClosedError, FastPSError
 __all__ = ["CheckpointPlan", "Checkpoints"]
 
 LAUNCHER = (0, 0)  # as who asks for a save
+# A job that was stopped ends within 5 s, though an object store may answer nothing.
+CLOSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Checkpoints:
         """End; what is under way fails."""
         self._control.close()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _start(self, work: Callable[[], None]) -> None:
         assert not self.is_busy
