@@ -57,7 +57,7 @@ def shared_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """One cluster of 2 servers with 2 data threads for all tests that do it no harm."""
     folder = tmp_path_factory.mktemp("shared") / "job"
     settings: dict[str, Any] = {"servers": 2, "data_threads": 2, "test_pid": os.getpid()}
-    with Job(folder, hold, seconds_max=1200, **settings) as job:
+    with Job(folder, hold, seconds_max=2400, **settings) as job:
         yield job
         assert job.launcher.poll() is None, f"the shared cluster ended:\n{job.out}\n{job.err}"
         job.say("stop")

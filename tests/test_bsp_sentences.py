@@ -456,6 +456,7 @@ def test_a_launched_rank_counts_until_it_joins_and_a_later_one_starts_at_the_min
     assert pull(a) == pull(b) == 7
     for client in (clients[0], clients[0], clients[1], third):
         client.clock()
+    assert pull(b) == 7  # so that the scheduler has heard of all these steps
     fourth = crew.join(3)
     assert fourth.clock_value == 2
     push(tables_of([fourth])[0], 10.0)
