@@ -15,6 +15,7 @@ import pytest
 import bsp_model
 import fastps
 from fastps import errors
+from fastps.checkpoint.manifest import Manifest
 from fastps.checkpoint.storage import Store
 from local_cluster import LocalCluster
 from test_api_client import together
@@ -411,6 +412,54 @@ def test_a_save_that_fails_leaves_the_others(client, tmp_path, monkeypatch) -> N
     assert items(table) == dict.fromkeys(range(100), (1.0,))
     client.restore(tmp_path)
     assert items(table) == dict.fromkeys(range(100), (2.0,))
+
+
+def test_no_file_goes_once_the_manifest_may_be_there(tmp_path, monkeypatch) -> None:
+    """The disk fails when the manifest is written, but before its writer knows."""
+    write_manifest = Store.write_manifest
+
+    def write_and_fail(self: Store, manifest: Manifest) -> None:
+        write_manifest(self, manifest)
+        raise errors.CheckpointError("cannot sync the folder")
+
+    with embedded() as client:
+        table = client.sparse_table("t")
+        table.push(np.arange(100), np.ones(100))
+        client.save(tmp_path)
+        table.push(np.arange(100), np.ones(100))
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "write_manifest", write_and_fail)
+            with pytest.raises(errors.CheckpointError, match="cannot sync"):
+                client.save(tmp_path)
+        client.restore(tmp_path)
+        assert items(table) == dict.fromkeys(range(100), (2.0,))
+
+
+def test_an_increment_whose_base_goes_meanwhile_is_none(tmp_path, slow_disk) -> None:
+    slow_disk.set()
+    with embedded() as client:
+        table = client.sparse_table("t")
+        table.push(np.arange(100), np.ones(100))
+        client.save(tmp_path, tag="base")
+        table.push([1], [1.0])
+        slow_disk.clear()
+        future = client.save_async(tmp_path, incremental=True)
+        Store(tmp_path).remove("base")
+        slow_disk.set()
+        with pytest.raises(errors.CheckpointError, match="'base'"):
+            future.result(30)
+        assert Store(tmp_path).list_tags() == []
+        client.save(tmp_path, incremental=True)
+        client.restore(tmp_path)
+        assert table.pull(1) == 2.0
+
+
+@pytest.mark.processes
+def test_a_folder_that_is_not_shared_is_found_out(shared_job) -> None:
+    with fastps.connect(address=shared_job.scheduler, group="tests", timeout=30) as client:
+        client.sparse_table("not shared").push([1], [1.0])
+        with pytest.raises(errors.CheckpointError, match="share"):
+            client.save("memory://nowhere")
 
 
 def test_one_save_at_a_time(tmp_path, slow_disk) -> None:

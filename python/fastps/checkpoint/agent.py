@@ -18,7 +18,13 @@ from fastps.checkpoint.parts import PartWriter
 from fastps.checkpoint.reading import DenseChange, Lineage
 from fastps.checkpoint.storage import Store
 from fastps.control import Control
-from fastps.errors import CheckpointError, ClosedError, FastPSError, FastPSTimeoutError
+from fastps.errors import (
+    CheckpointError,
+    ClosedError,
+    FastPSError,
+    FastPSTimeoutError,
+    WireError,
+)
 from fastps.scheduler import messages as m
 from fastps.scheduler import wire
 from fastps.scheduler.wire import JsonDict
@@ -68,6 +74,16 @@ class Cut:
     shards: list[tuple[int, int, bool]]  # table, shard, whether it holds all rows
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """Where the last files of a save went."""
+
+    cut_id: str
+    store: Store
+    tag: str
+    attempt: str
+
+
 class Agent:
     """Carries out a server's orders, from the thread that calls `run`.
 
@@ -89,6 +105,7 @@ class Agent:
         self._server_id = server_id
         self._boot_id = boot_id.hex()
         self._cut: Cut | None = None
+        self._attempt: Attempt | None = None
         self._thread: threading.Thread | None = None
         self._stopped = threading.Event()
         self._said_at = 0.0
@@ -119,8 +136,17 @@ class Agent:
                 continue
             except ClosedError:
                 return
-            except FastPSError as refused:
-                log.debug("no order came: %s", refused)
+            except WireError as refused:
+                result, error = {}, f"the answer cannot be sent: {refused}"
+                self._stopped.wait(PAUSE_SECONDS)
+                continue
+            except Exception as refused:
+                # No thread would take another order: this one goes on, whatever it was.
+                log.log(
+                    logging.DEBUG if isinstance(refused, FastPSError) else logging.WARNING,
+                    "no order came: %s",
+                    refused,
+                )
                 self._stopped.wait(PAUSE_SECONDS)
                 continue
             done, (result, error) = order.number, self._carry_out(order)
@@ -180,6 +206,7 @@ class Agent:
         if cut is None or cut.cut_id.hex() != body["cut_id"]:
             raise CheckpointError(f"the cut {body['cut_id']} is not under way on this server")
         store = Store(body["uri"])
+        self._attempt = Attempt(body["cut_id"], store, body["tag"], body["attempt"])
         definitions = {
             int(table): wire.from_json(m.TableDefinition, definition, "definition")
             for table, definition in body["tables"].items()
@@ -231,6 +258,11 @@ class Agent:
         if cut is not None:
             for table, shard, _ in cut.shards:
                 self._shards.drop_cut(table, shard, cut.cut_id)
+        attempt = self._attempt
+        if attempt is not None and attempt.cut_id == body.get("cut_id"):
+            # Who asked for the save did so as well, but maybe before the last of our files.
+            self._attempt = None
+            attempt.store.remove_attempt(attempt.tag, attempt.attempt)
         return {}
 
     # Restoring.
@@ -245,7 +277,7 @@ class Agent:
         progress = Progress(self, number)
         names = dict(body["tables"])
         saved = lineage.tables()
-        for table, shard in sorted(map(tuple, body["shards"])):
+        for table, shard in self._in_order(lineage, names, body["shards"]):
             description = saved[names[table]]
             num_shards = description.definition.num_shards
             assert num_shards is not None
@@ -263,6 +295,15 @@ class Agent:
             of_saved = description.shards[shard * description.num_shards // num_shards]
             self._shards.finish_load(table, shard, list(of_saved.constants))
         return {}
+
+    @staticmethod
+    def _in_order(
+        lineage: Lineage, names: dict[int, str], shards: list[list[int]]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield shards in the order in which files are best read."""
+        for table, name in sorted(names.items()):
+            here = {shard for of, shard in shards if of == table}
+            yield from ((table, shard) for shard in lineage.shards_by_file(name) if shard in here)
 
     def tell_progress(self, number: int, done_bytes: int) -> None:
         """Tell the scheduler that work goes on, at most every `PROGRESS_SECONDS`."""

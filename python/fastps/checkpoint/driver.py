@@ -46,8 +46,10 @@ logger = logging.getLogger("fastps")
 # A question that waits at the scheduler is asked anew after so long.
 ASK_SECONDS = 30.0
 PROGRESS_SECONDS = 0.25
-# The scheduler fails a save by itself when nothing moves for a minute.
 LAST_WORD_SECONDS = 2.0
+# The scheduler fails a save by itself when nothing moves for a minute. So long is enough to know
+# that it is gone itself, and that nobody starts another.
+SILENCE_SECONDS = 60.0
 # A chain of more increments is slow to read and keeps old files: the next save is a whole one.
 INCREMENTS_MAX = 32
 # A failover takes about a second.
@@ -84,17 +86,30 @@ class PendingSave:
         CheckpointError, FastPSTimeoutError
             Nothing was saved; the message says why.
         """
-        manifest = self.manifest
+        manifest, store = self.manifest, self.store
         try:
             with _shown(self.control, f"saving {manifest.tag}", is_shown):
                 saved = _asked(self.control, m.AwaitSave(manifest.cut_id), timeout)
-            self.store.write_manifest(_completed(manifest, saved))
+            manifest = _completed(manifest, saved)
+            store.check_parts(manifest)
         except BaseException:
             with contextlib.suppress(FastPSError):
                 self.control.call(m.AbortSave(manifest.cut_id), LAST_WORD_SECONDS)
             with contextlib.suppress(FastPSError):
-                self.store.remove_attempt(manifest.tag, manifest.attempt)
+                store.remove_attempt(manifest.tag, manifest.attempt)
             raise
+        # From here on an error does not say whether the manifest is there, so no file is removed:
+        # `retain` knows what is of no use.
+        store.write_manifest(manifest)
+        if manifest.parent is not None:
+            try:
+                Lineage.open(store, manifest.tag)
+            except CheckpointError as error:
+                store.remove(manifest.tag)
+                raise CheckpointError(
+                    f"another job or worker removed {manifest.parent.tag!r} while what changed "
+                    f"since was being written ({error}): {m.SAVE_AGAIN}"
+                ) from error
         if self.keep is not None:
             try:
                 retention.retain(self.store, self.keep)
@@ -172,13 +187,13 @@ def begin_save(
         The tag exists, another save is under way, or a server cannot cut.
     """
     store = Store(uri)
+    parent = _parent(store) if incremental else None  # its number is taken when ours is chosen
     number = retention.next_number(store)
-    tag = f"{number:08d}" if tag is None else check_tag(tag)
+    tag = retention.tag_of(number) if tag is None else check_tag(tag)
     if tag in store.list_tags():
         raise CheckpointError(
             f"there is a checkpoint {tag!r} in {store.uri} already; give another tag, or none"
         )
-    parent = _parent(store) if incremental else None
     cut_id, attempt = secrets.token_hex(16), secrets.token_hex(8)
     session, clock = worker
     parent_id = "" if parent is None else parent.cut_id
@@ -278,14 +293,21 @@ def _parent(store: Store) -> Parent | None:
 
 
 def _asked(control: Control, message: m.Request[m.ReplyT], timeout: float | None) -> m.ReplyT:
-    """Ask until there is an answer: a question may wait for longer than it is worth asking once."""
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    """Ask until there is an answer, which may take long, as long as the scheduler is there."""
+    heard_at = time.monotonic()
+    deadline = math.inf if timeout is None else heard_at + timeout
     while True:
         left = deadline - time.monotonic()
         try:
             return control.call(message, max(0.0, min(ASK_SECONDS, left)))[0]
         except FastPSTimeoutError:
             if left <= ASK_SECONDS:
+                raise
+        try:
+            control.call(m.GetStatus(), LAST_WORD_SECONDS)
+            heard_at = time.monotonic()
+        except FastPSTimeoutError:
+            if time.monotonic() - heard_at > SILENCE_SECONDS:
                 raise
 
 
@@ -300,6 +322,8 @@ def _completed(manifest: Manifest, saved: m.Saved) -> Manifest:
         for table in saved.tables
     ]
     groups = tuple(wire.from_json(SavedGroup, group, "group") for group in saved.groups)
+    if all(shard.is_full for table in tables for shard in table.shards):
+        manifest = dataclasses.replace(manifest, parent=None)  # it needs none
     return dataclasses.replace(manifest, tables=tuple(tables), groups=groups)
 
 

@@ -21,6 +21,11 @@ __all__ = ["compact", "newest", "next_number", "retain"]
 LEFTOVER_SECONDS = 3600.0
 
 
+def tag_of(number: int) -> str:
+    """Return the name of a checkpoint that was given none."""
+    return f"{number:08d}"
+
+
 def next_number(store: Store) -> int:
     """Return a number higher than those of all checkpoints; damaged ones count by their name."""
     numbers = [0]
@@ -37,7 +42,8 @@ def next_number(store: Store) -> int:
 def retain(store: Store, keep: int) -> list[str]:
     """Remove all but the newest checkpoints and what they build on.
 
-    Of several checkpoints of one cut (see `compact`) the full one counts. What failed saves left is
+    Those with a name of their own, other than their number, stay; they count all the same. Of
+    several checkpoints of one cut (see `compact`) the full one counts. What failed saves left is
     removed when it is an hour old. A crash on the way leaves checkpoints that are whole.
 
     Parameters
@@ -64,20 +70,33 @@ def retain(store: Store, keep: int) -> list[str]:
         raise ConfigError(f"keep is {keep!r}; at least the newest one is kept: give 1 or more")
     manifests = {tag: store.read_manifest(tag) for tag in store.list_tags()}
     in_order = sorted(manifests.values(), key=preference)
-    by_number = {manifest.number: manifest.tag for manifest in in_order}  # the preferred of each
+    # Of each cut the preferred one, in order.
+    of_cut = {(each.number, each.cut_id): each.tag for each in in_order}
+    wanted = [
+        *list(of_cut.values())[-keep:],
+        *(tag for tag in manifests if _is_named(manifests[tag])),
+    ]
+    # Others may have saved meanwhile, on what is here.
+    for tag in set(store.list_tags()) - manifests.keys():
+        manifests[tag] = store.read_manifest(tag)
+        wanted.append(tag)
     needed: set[str] = set()
-    for tag in [by_number[number] for number in sorted(by_number)[-keep:]]:
-        wanted: str | None = tag
-        while wanted is not None and wanted not in needed:
-            needed.add(wanted)
-            manifest = manifests.get(wanted)
-            wanted = manifest.parent.tag if manifest is not None and manifest.parent else None
+    while wanted:
+        tag = wanted.pop()
+        needed.add(tag)
+        parent = manifests[tag].parent if tag in manifests else None
+        if parent is not None and parent.tag not in needed:
+            wanted.append(parent.tag)
     # Increments before what they build on.
-    removed = [manifest.tag for manifest in reversed(in_order) if manifest.tag not in needed]
+    removed = [each.tag for each in reversed(in_order) if each.tag not in needed]
     for tag in removed:
         store.remove(tag)
     _remove_leftovers(store, {tag: manifests[tag].attempt for tag in needed & manifests.keys()})
     return removed
+
+
+def _is_named(manifest: Manifest) -> bool:
+    return manifest.tag != tag_of(manifest.number)
 
 
 def _remove_leftovers(store: Store, attempts: dict[str, str]) -> None:
@@ -136,10 +155,10 @@ def compact(
         manifest = dataclasses.replace(
             lineage.newest, tag=to, attempt=attempt, parent=None, tables=tables
         )
-        store.write_manifest(manifest)
     except BaseException:
         store.remove_attempt(to, attempt)
         raise
+    store.write_manifest(manifest)
     return manifest
 
 

@@ -25,6 +25,8 @@ from fastps.errors import CheckpointError, ConfigError
 
 __all__ = ["Store"]
 
+# A folder may go with the attempt that failed while another one makes its own in it.
+MAKE_ATTEMPTS = 3
 PARTIAL = ".partial"  # ends the names of files that are being written
 
 # What to do about an error, by its number.
@@ -154,6 +156,26 @@ class Store:
             )
         return manifest
 
+    def check_parts(self, manifest: Manifest) -> None:
+        """Make sure that the files of a checkpoint are there, with their sizes.
+
+        Raises
+        ------
+        CheckpointError
+            They are not: who wrote them and this process do not see the same folder.
+        """
+        folder = f"{manifest.tag}/{manifest.attempt}"
+        with self._explained("list", folder):
+            sizes = self._files.files(folder)
+        for part in (part for table in manifest.tables for part in table.parts):
+            name = part.file.rpartition("/")[2]
+            if sizes.get(name) != part.bytes:
+                raise CheckpointError(
+                    f"{self.where(f'{manifest.tag}/{part.file}')} was written with {part.bytes} "
+                    f"bytes, but this process finds {sizes.get(name, 'no such file')}: give a "
+                    "folder that all servers and workers share"
+                )
+
     def list_tags(self) -> list[str]:
         """Return the names of the complete checkpoints, sorted."""
         with self._explained("list", ""):
@@ -272,8 +294,8 @@ class _Files(abc.ABC):
         """Return the folders in a folder; none when it does not exist."""
 
     @abc.abstractmethod
-    def files(self, folder: str) -> list[str]:
-        """Return the files in a folder; none when it does not exist."""
+    def files(self, folder: str) -> dict[str, int]:
+        """Return the files in a folder with their sizes; none when it does not exist."""
 
     @abc.abstractmethod
     def written_at(self, folder: str) -> float:
@@ -305,7 +327,18 @@ class _LocalFiles(_Files):
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
-                _write_synced(target, data)
+                self._write_last(target, data)
+
+    def _write_last(self, target: Path, data: bytes) -> None:
+        """Write a file in place, where there are no links; not even a piece of it when it fails."""
+        try:
+            _write_synced(target, data)
+        except FileExistsError:
+            raise
+        except OSError:
+            with suppress(OSError):
+                target.unlink(missing_ok=True)
+            raise
 
     @contextmanager
     def _partial(self, target: Path, data: bytes) -> Iterator[Path]:
@@ -329,8 +362,12 @@ class _LocalFiles(_Files):
     def folders(self, folder: str) -> list[str]:
         return [entry.name for entry in self._entries(folder) if entry.is_dir()]
 
-    def files(self, folder: str) -> list[str]:
-        return [entry.name for entry in self._entries(folder) if not entry.is_dir()]
+    def files(self, folder: str) -> dict[str, int]:
+        return {
+            entry.name: entry.stat().st_size
+            for entry in self._entries(folder)
+            if not entry.is_dir()
+        }
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
@@ -368,6 +405,14 @@ def _write_synced(path: Path, data: bytes) -> None:
 
 def _make_folder(folder: Path) -> None:
     """Make a folder and those above it, durable."""
+    for _ in range(MAKE_ATTEMPTS - 1):
+        with suppress(FileNotFoundError):
+            _make_missing(folder)
+            return
+    _make_missing(folder)
+
+
+def _make_missing(folder: Path) -> None:
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -444,8 +489,12 @@ class _RemoteFiles(_Files):
     def folders(self, folder: str) -> list[str]:
         return [_base(entry) for entry in self._entries(folder) if entry["type"] == "directory"]
 
-    def files(self, folder: str) -> list[str]:
-        return [_base(entry) for entry in self._entries(folder) if entry["type"] != "directory"]
+    def files(self, folder: str) -> dict[str, int]:
+        return {
+            _base(entry): int(entry["size"] or 0)
+            for entry in self._entries(folder)
+            if entry["type"] != "directory"
+        }
 
     def _entries(self, folder: str) -> list[dict[str, Any]]:
         path = self._path(folder)

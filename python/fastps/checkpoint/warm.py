@@ -21,7 +21,7 @@ from fastps.checkpoint.manifest import (
 )
 from fastps.checkpoint.parts import FloatArray, KeyArray, PartWriter
 from fastps.checkpoint.reading import Lineage
-from fastps.checkpoint.retention import next_number
+from fastps.checkpoint.retention import next_number, tag_of
 from fastps.checkpoint.storage import Store
 from fastps.errors import CheckpointError
 from fastps.scheduler.messages import TableDefinition
@@ -89,13 +89,15 @@ def write_values(
         There is a checkpoint of that name, or it cannot be written.
     """
     number = next_number(store)
-    tag = f"{number:08d}" if tag is None else check_tag(tag)
+    tag = tag_of(number) if tag is None else check_tag(tag)
     if tag in store.list_tags():
         raise CheckpointError(f"there is a checkpoint {tag!r} in {store.uri} already")
     base = None if add_to is None else Lineage.open(store, add_to).newest
     attempt = secrets.token_hex(8)
     try:
-        table = _write_table(store, tag, attempt, definition, keys, values)
+        groups = () if base is None else base.groups
+        clock = next((each.clock for each in groups if each.name == definition.group), 0)
+        table = _write_table(store, tag, attempt, definition, keys, values, clock)
         others = [] if base is None else [_unchanged(each) for each in base.tables]
         manifest = Manifest(
             number=number,
@@ -108,12 +110,12 @@ def write_values(
             epoch=0 if base is None else base.epoch,
             map_version=0 if base is None else base.map_version,
             tables=(*(each for each in others if each.name != table.name), table),
-            groups=() if base is None else base.groups,
+            groups=groups,
         )
-        store.write_manifest(manifest)
     except BaseException:
         store.remove_attempt(tag, attempt)
         raise
+    store.write_manifest(manifest)
     return manifest
 
 
@@ -129,6 +131,7 @@ def _write_table(
     definition: TableDefinition,
     keys: KeyArray | None,
     values: FloatArray,
+    at_round: int,
 ) -> SavedTable:
     rule = optimizers.from_json(definition.optimizer)
     num_shards = definition.num_shards
@@ -143,8 +146,8 @@ def _write_table(
     shards = tuple(
         SavedShard(shard, 0, 0, 0, count, True, constants) for shard, count in enumerate(counts)
     )
-    at_round = 0 if (definition.consistency or {}).get("name") == "BSP" else None
-    return SavedTable(definition, at_round, shards, writer.finish())
+    is_bsp = (definition.consistency or {}).get("name") == "BSP"
+    return SavedTable(definition, at_round if is_bsp else None, shards, writer.finish())
 
 
 def _add_sparse(

@@ -104,24 +104,25 @@ class Checkpoints:
         status : dict
             Of the job; scheduler/CONTROL.md lists the names.
         """
-        step = _step_of(status)
         if self.is_busy or not status["tables"]:
             return
-        every = self._plan.every_steps
+        every, step = self._plan.every_steps, _step_of(status)
         if every is None:
             is_due = time.monotonic() >= self._due_at
         else:
-            if self._due_step == 0:
-                self._due_step = (step // every + 1) * every
-            is_due = step >= self._due_step
+            next_step = (step // every + 1) * every
+            is_due = 0 < self._due_step <= step
+            # Also the first time, and when a worker went back to an earlier step.
+            if is_due or self._due_step == 0 or next_step < self._due_step:
+                self._due_step = next_step
         if is_due:
             self._due_at = time.monotonic() + (self._plan.every_seconds or 0.0)
-            self._due_step = (step // every + 1) * every if every else 0
             self._start(self._save)
 
-    def save_last(self) -> None:
-        """Begin the save of the end of the job."""
-        self._start(self._save)
+    def save_last(self, status: dict[str, Any]) -> None:
+        """Begin the save of the end of the job, if there is anything to save."""
+        if status["tables"]:
+            self._start(self._save)
 
     def close(self) -> None:
         """End; what is under way fails."""

@@ -381,8 +381,9 @@ class Supervisor:
         while self._stop_signal is None and (checkpoints.is_busy or not is_saved):
             if not checkpoints.is_busy:
                 is_saved = True
-                if self._first_failure is None:
-                    checkpoints.save_last()
+                status = self._notifier.status if self._notifier is not None else None
+                if self._first_failure is None and status is not None:
+                    checkpoints.save_last(status)
             self._turn()
             self._say_all(checkpoints.said())
 

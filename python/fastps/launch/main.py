@@ -207,7 +207,8 @@ def _parser() -> argparse.ArgumentParser:
         "--keep",
         type=whole_number(1, 1_000_000),
         metavar=number,
-        help="checkpoints that are kept, the newest ones (default: 3)",
+        help="checkpoints that are kept, the newest ones and those with names of their own, "
+        "which client.save(tag=...) gives (default: 3)",
     )
     add(
         "--no-resume",
