@@ -148,8 +148,8 @@ def test_a_client_that_restored_itself_is_not_told(job) -> None:
     first, second = job.clients
     table = first.sparse_table("t")
     job.restore(4)
-    first._rejoin(2, None)
-    first._rejoin(2, None)  # does nothing: it is there
+    first._lives.rejoin(2, None)
+    first._lives.rejoin(2, None)  # does nothing: it is there
     session = first._lives.current.session
     assert np.all(table.pull(KEYS) == 0)
     assert first.clock_value == 4
@@ -215,7 +215,7 @@ def test_pushes_of_the_former_epoch_are_reported_by_their_futures_alone(job) -> 
             future.result()
     first.flush()
     assert first.clock() == 1
-    second._rejoin(2, None)
+    second._lives.rejoin(2, None)
     assert second.clock() == 1
     assert np.all(bsp.pull(KEYS) == 0)
 
@@ -240,7 +240,7 @@ def test_a_barrier_ends(job) -> None:
     job.restore(2)
     with pytest.raises(errors.EpochChangedError):
         waiting()
-    second._rejoin(2, None)
+    second._lives.rejoin(2, None)
     together(first.barrier, second.barrier)
 
 
@@ -312,7 +312,7 @@ def test_all_threads_of_a_client_go_on_with_one_session(job) -> None:
             assert working.acquire(timeout=10)
         job.restore()
         until(lambda last=last: first._lives.current.epoch == last, 10)
-        second._rejoin(last, None)
+        second._lives.rejoin(last, None)
     assert 3 <= sum(thread() for thread in threads) <= 3 * 6
     first.flush()
     assert first._lives.current.session <= 2 + 2 * 3, "one for each client and epoch"
@@ -418,7 +418,7 @@ def test_prepared_keys_stay_of_use(job) -> None:
         assert np.all(other.pull(keys) == -4)
         job.restore()
         for client in job.clients:
-            client._rejoin(number + 1, None)
+            client._lives.rejoin(number + 1, None)
 
 
 # Time, and rounds.
@@ -435,7 +435,7 @@ def test_bsp_goes_on_at_the_round_of_the_cut(job) -> None:
     for number, cut in ((2, 2), (3, 50)):
         job.restore(cut)
         for client in job.clients:
-            client._rejoin(number, None)
+            client._lives.rejoin(number, None)
         for n in range(3):
             assert [each.clock_value for each in job.clients] == [cut + n] * 2
             for client, table in zip(job.clients, tables, strict=True):

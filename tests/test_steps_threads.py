@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import fastps
+from fastps.scheduler.publishing import Publisher
+from jobs import until
 from local_cluster import LocalCluster
 
 pytestmark = pytest.mark.timeout(60, method="signal")
@@ -138,7 +140,33 @@ def test_many_steps_at_once_are_all_closed(pair) -> None:
 def test_a_clock_moved_by_backup_workers_is_followed_without_their_table(pair) -> None:
     first, second = pair
     table = first.sparse_table("t", consistency=fastps.BSP(backup=1))
+    for client in pair:  # clock() waits for the scheduler's word once a notice says that it shall
+        core = client._lives.current.core
+        until(lambda core=core: core.clocks()[3] == 1, what="told of the backup worker")
     for _ in range(5):
         first.clock()
     assert second.clock() == 5, "the open round, though this client knows no table under BSP"
     table.pull([7])
+
+
+def test_who_opened_the_table_awaits_its_clock_before_any_notice(monkeypatch) -> None:
+    """Notices come with answers to heartbeats alone here, as if those sent at once were lost."""
+    changed, late = Publisher._changed_clocks, Publisher.late_notice
+
+    def told_late(self: Publisher) -> list[Any]:
+        changed(self)
+        self._groups_told.clear()
+        return []
+
+    def told_of_clocks(self: Publisher, session: Any, beat: Any) -> list[Any]:
+        return late(self, session, beat) if beat.clock else []
+
+    monkeypatch.setattr(Publisher, "_changed_clocks", told_late)
+    monkeypatch.setattr(Publisher, "late_notice", told_of_clocks)
+    cluster = LocalCluster(servers=2, workers=2)
+    with cluster, cluster.connect(rank=0) as first, cluster.connect(rank=1) as second:
+        first.sparse_table("t", consistency=fastps.BSP(backup=1))
+        for _ in range(5):
+            first.clock()
+        second.sparse_table("t")
+        assert second.clock() == 5

@@ -46,6 +46,7 @@ class Steps:
         self._tick = tick
         self._lock = threading.Lock()  # guards all below
         self._clock = clock
+        self._backup = 0  # of the group, as far as its tables say that this worker opened
         self._last_write = self._last_round_write = -1  # the steps they belong to
         self._started_behind: tuple[str, Gate] = ("", Gate())
         self._began = time.monotonic()
@@ -93,6 +94,14 @@ class Steps:
         with self._lock:
             self._clock = max(self._clock, clock)
             self._core.end_step(self._clock, self.busy_us)
+
+    def opened(self, policy: Consistency) -> None:
+        """Note a table of this worker's group: with backup workers `await_clock` waits from now on.
+
+        The notice that says so may come later than the table.
+        """
+        with self._lock:
+            self._backup = max(self._backup, getattr(policy, "backup", 0))
 
     def wrote(self, clock: int, policy: Consistency) -> None:
         """Note a write that belongs to the step `clock`."""
@@ -176,7 +185,7 @@ class Steps:
         FastPSTimeoutError
             It did not answer in time.
         """
-        backup = self._core.clocks()[3]
+        backup = max(self._backup, self._core.clocks()[3])
         if not backup or self._core.clock_to_tell() < self._clock:
             return
         with self._waiting():

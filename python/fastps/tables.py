@@ -47,6 +47,8 @@ class _Place:
         self.policy = consistency.from_json(info.definition.consistency)
         # Clocks are per group: another group's workers read ungated.
         self.is_own = info.definition.group in (None, group)
+        if self.is_own:
+            life.steps.opened(self.policy)
 
     def step_at(self, clock: int) -> int:
         """Return what a request says of its step: servers need to know it under BSP."""
