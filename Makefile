@@ -25,7 +25,7 @@ unexport PYTHONPATH
 .PHONY: help
 help: ## list the targets
 	@echo "fastps: make TARGET, where TARGET is"
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
 # ---- Use
 
@@ -95,6 +95,11 @@ failover: $(VENV)/.installed ## kill, stop, cut off and move servers under load;
 	$(FAULT) bsp --count $(TRAININGS) $(FAULT_ARGS)
 	$(FAULT) ssp --count $(TRAININGS) $(FAULT_ARGS)
 	$(FAULT) calls --count 2 $(FAULT_ARGS)
+
+COUNT ?= 100
+.PHONY: checkpointdeaths
+checkpointdeaths: $(VENV)/.installed ## kill each role in saves, COUNT=100 times each (minutes)
+	cd tests && ../$(PY) checkpoint_deaths.py kills --count $(COUNT) $(FAULT_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.installed ## measure this machine; BENCH_ARGS="--keys 1000000" for less

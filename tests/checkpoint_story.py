@@ -134,9 +134,14 @@ class Story(Fleet):
 
     def begin(self, save_id: str = "", by: m.Joined | None = None, **given: Any) -> int:
         """Ask for a save; return the request."""
-        session = 0 if by is None else by.session
+        session = 0
+        if by is not None:
+            session = by.session
+            given = {"clock": self._clocks[session], **given}
         asked = m.BeginSave(
-            session, save_id or self.save_id(), "/ckpt", "00000001", "a" * 16, **given
+            session,
+            save_id or self.save_id(),
+            **{"uri": "/ckpt", "tag": "00000001", "attempt": "a" * 16, **given},
         )
         self.last_save = asked.save_id
         return self.ask(asked)

@@ -18,7 +18,7 @@ import fastps
 from fastps import _core, _libzmq
 from fastps.checkpoint.agent import Agent
 from fastps.control import SocketControl, new_boot_id
-from fastps.scheduler.messages import RegisterServer
+from fastps.scheduler.messages import GetStatus, RegisterServer, ScaleServers
 from fastps.scheduler.service import SchedulerService
 from fastps.scheduler.state import JobShape, SchedulerState
 
@@ -58,6 +58,18 @@ class LocalCluster:
         """End a server; what it holds is gone."""
         self._agents.pop(server_id).stop()
         self._servers.pop(server_id).stop()
+
+    def scale(self, servers: int) -> None:
+        """Ask for so many servers; of more, the highest numbered give their shards away."""
+        with contextlib.closing(SocketControl(self.address)) as control:
+            control.call(ScaleServers(servers), 20.0)
+
+    def status(self) -> dict[str, Any]:
+        with contextlib.closing(SocketControl(self.address)) as control:
+            return control.call(GetStatus(), 20.0)[0].status
+
+    def core(self, server_id: int) -> _core.Server:
+        return self._servers[server_id]
 
     def chains(self, table: str) -> list[tuple[int, ...]]:
         """Return the servers of each shard of a table."""

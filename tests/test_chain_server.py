@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastps import _core_test
+from fastps import _core, _core_test
 from wire_examples import (
     BOOT_ID,
     OPS,
@@ -48,11 +48,12 @@ class Story:
         *chain: int,
         number: int = 1,
         joiner: int | None = None,
+        sealed: bool = False,
         epoch: int = EPOCH,
         **table: Any,
     ) -> None:
         self.version += 1
-        views = [view(number, chain, joiner=joiner)]
+        views = [view(number, chain, joiner=joiner, sealed=sealed)]
         tables = [{**TABLE, "views": views, **table}]
         message = cluster_map(version=self.version, epoch=epoch, tables=tables)
         self.server.install_map(_core_test.encode_map(message), 0)
@@ -222,6 +223,23 @@ def test_a_map_that_makes_another_table_of_a_known_one_is_refused(other: dict[st
 
 
 # A restore.
+
+
+def test_a_loaded_shard_says_that_it_has_an_entry() -> None:
+    """The joiner counts from its image; both must report the same number to be in one chain."""
+    story = Story(1)
+    story.server.finish_load(5, 0)  # the thread of this chain does not see that
+    story.map(1, joiner=3)
+    (image,) = story.sent()
+    assert image["kind"] == "slice"
+    (number, total) = image["slice"][3], image["slice"][5]
+    story.hear("progress", progress=[(5, 0, 1, 0, number, total)])
+    story.map(1, joiner=3, sealed=True)
+    report = _core.decode_report(story.server.report())
+    assert [shard[:4] for shard in report.shards] == [(5, 0, 1, 1)]
+    story.map(1, 3, number=2)
+    assert story.sent() == []
+    assert not story.server.needs_ticks, "both have all"
 
 
 @pytest.mark.parametrize("chain", [(1, 3), (3, 1)], ids=["head", "tail"])

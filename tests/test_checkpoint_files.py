@@ -32,6 +32,7 @@ from fastps.checkpoint.manifest import MANIFEST, Manifest, Part, check_tag, deco
 from fastps.checkpoint.parts import decode_part
 from fastps.checkpoint.reading import Lineage, newest
 from fastps.checkpoint.storage import Store
+from s3_server import S3Server
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoint-v1"
 
@@ -672,37 +673,8 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket of a real S3 server in a process of its own."""
-    pytest.importorskip("s3fs")
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    import boto3
-
-    log = tmp_path_factory.mktemp("s3") / "log"
-    program = (
-        "import sys; from werkzeug.serving import make_server\n"
-        "from moto.server import DomainDispatcherApplication, create_backend_app\n"
-        "app = DomainDispatcherApplication(create_backend_app)\n"
-        "server = make_server('127.0.0.1', 0, app, threaded=True)\n"
-        "print(server.server_port, flush=True); server.serve_forever()\n"
-    )
-    with log.open("wb") as err:
-        server = subprocess.Popen(
-            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=err, text=True
-        )
-    assert server.stdout is not None
-    try:
-        port = server.stdout.readline().strip()
-        assert port, log.read_text()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-            patch.setenv("AWS_ACCESS_KEY_ID", "key")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            boto3.client("s3").create_bucket(Bucket="bucket")
-            yield "s3://bucket"
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
+    with S3Server(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server.uri
 
 
 def test_any_store(any_store: Store) -> None:
@@ -773,13 +745,10 @@ def test_no_such_store(uri: Any) -> None:
         Store(uri)
 
 
-def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec", None)
     with pytest.raises(errors.ConfigError, match=r"pip install 'fastps\[checkpoint\]'"):
         Store("s3://x/y")
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(errors.ConfigError, match=r"pip install 'fastps\[checkpoint\]'"):
-        cw.PartWriter(Store(tmp_path), "t", "0" * 16, definition(), 0)
 
 
 def test_relative_paths_mean_the_same_everywhere(

@@ -6,7 +6,9 @@ import functools
 import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import fastps
 from fastps import errors
 from fastps.checkpoint.manifest import Manifest
 from fastps.checkpoint.storage import Store
+from jobs import until
 from local_cluster import LocalCluster
 from test_api_client import together
 
@@ -308,6 +311,70 @@ def test_a_warm_start_needs_the_same_shape(tmp_path) -> None:
             client.restore(tmp_path, values_only=True)
 
 
+# Copies.
+
+
+def full_chains(cluster: LocalCluster) -> bool:
+    tables = cluster.status()["tables"]
+    return bool(tables) and all(each["redundancy"]["full"] == each["num_shards"] for each in tables)
+
+
+@pytest.mark.timeout(90)
+def test_copies_come_back_after_a_restore_also_where_nobody_writes(tmp_path) -> None:
+    keys = random_keys(7)
+    with LocalCluster(servers=3) as cluster, cluster.connect() as client:
+        table = client.sparse_table("t", num_shards=12, replication=2)
+        dense = client.dense_table("d", shape=(48,), num_shards=6, replication=2)
+        bsp = client.sparse_table("b", num_shards=6, replication=2, consistency=fastps.BSP())
+        table.push(keys, np.arange(float(len(keys))))
+        bsp.push(keys, np.arange(float(len(keys))))
+        dense.assign(np.arange(48.0))
+        client.clock()
+        saved = items(table), items(bsp), dense.pull().tolist()
+        client.save(tmp_path)
+        client.restore(tmp_path)
+        began = time.monotonic()
+        until(lambda: full_chains(cluster), 30, "all copies")
+        assert time.monotonic() - began < 10, "nothing was given up and tried again"
+        cluster.end_server(max(cluster.chains("t"))[-1])
+        until(lambda: full_chains(cluster), 30, "all copies on two servers")
+        assert (items(table), items(bsp), dense.pull().tolist()) == saved
+
+
+@pytest.mark.timeout(90)
+def test_shards_may_move_while_files_are_written(tmp_path, slow_disk, monkeypatch) -> None:
+    keys, writing = random_keys(8), []
+    write_file = Store.write_file
+
+    def note_and_write(self: Store, name: str, data: bytes) -> None:
+        writing.append(name)
+        write_file(self, name, data)
+
+    monkeypatch.setattr(Store, "write_file", note_and_write)
+    with LocalCluster(servers=3) as cluster, cluster.connect() as client:
+        tables = [client.sparse_table(name, num_shards=12, replication=2) for name in "ab"]
+        dense = client.dense_table("d", shape=(48,), num_shards=6, replication=2)
+        for table in tables:
+            table.push(keys, np.ones(len(keys)))
+        dense.push(np.ones(48))
+        saved = [items(table) for table in tables], dense.pull().tolist()
+        future = client.save_async(tmp_path)
+        until(lambda: len(writing) == 3, 20, "all servers have read a table, and not the others")
+        for table in tables:
+            table.push(keys, np.ones(len(keys)))
+        gone = max(map(max, cluster.chains("a")))
+        cluster.scale(2)
+        until(lambda: not any(gone in chain for n in "abd" for chain in cluster.chains(n)), 30)
+        dense.push(np.ones(48))
+        assert not future.done()
+        slow_disk.set()
+        tag = future.result(30)
+    with embedded(2) as client:
+        client.restore(tmp_path, tag)
+        restored = [items(client.table(name)) for name in "ab"], client.table("d").pull().tolist()
+        assert restored == saved
+
+
 # Increments.
 
 
@@ -467,12 +534,16 @@ def test_one_save_at_a_time(tmp_path, slow_disk) -> None:
         table = first.sparse_table("t")
         table.push(np.arange(100), np.ones(100))
         future = first.save_async(tmp_path, tag="a")
-        with pytest.raises(errors.CheckpointError, match="'a'"):
-            second.save(tmp_path, tag="b")
-        assert not future.done()
-        slow_disk.set()
-        assert future.result(30) == "a"
-        second.save(tmp_path, tag="b")
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(second.save, tmp_path, tag="b")
+            with pytest.raises(errors.FastPSTimeoutError):  # whose turn is not to come
+                first.save(tmp_path, tag="c", timeout=0.5)
+            assert not future.done()
+            assert not waiting.done()
+            slow_disk.set()
+            assert future.result(30) == "a"
+            assert waiting.result(30) == "b"
+        assert Store(str(tmp_path)).list_tags() == ["a", "b"]
 
 
 def test_close_waits_for_a_save_under_way(tmp_path, slow_disk) -> None:

@@ -17,6 +17,8 @@ import fastps
 from fastps import _core, _core_test, _libzmq
 from fastps.errors import CheckpointError, ClosedError
 from fastps.optimizers import Accumulate, AdaGrad, Momentum
+from jobs import until
+from local_cluster import LocalCluster
 from test_store import floats, uint64s
 
 CUT, PARENT = b"c" * 16, b"p" * 16
@@ -125,7 +127,9 @@ def test_cut_and_load_through_the_binding(embedded: Embedded) -> None:
     assert (len(removed), finished) == (0, True)
     copy = new_table(embedded, row_shape=(2,), optimizer=AdaGrad(lr=0.5))
     servers = embedded.servers
+    servers.reserve_rows(0, id_of(copy), 0, 1000)
     servers.load_rows(0, id_of(copy), 0, keys, rows)
+    servers.reserve_rows(0, id_of(copy), 0, 0)
     servers.load_removed(0, id_of(copy), 0, uint64s([77]))
     servers.finish_load(0, id_of(copy), 0, begun["constants"])
     for each in (source, copy):
@@ -135,6 +139,8 @@ def test_cut_and_load_through_the_binding(embedded: Embedded) -> None:
     raw = np.frombuffer(b"x" + uint64s([4]).tobytes(), np.uint8)[1:].view(np.uint64)
     with pytest.raises(CheckpointError, match="has entries"):
         servers.load_rows(0, id_of(copy), 0, raw, rows[:1])
+    with pytest.raises(CheckpointError, match="has entries"):
+        servers.reserve_rows(0, id_of(copy), 0, 1)
 
 
 def test_dense_cut_and_load_through_the_binding(embedded: Embedded) -> None:
@@ -190,6 +196,7 @@ def test_errors_are_checkpoint_errors(embedded: Embedded) -> None:
         (servers.load_rows, 0, id_of(wide), 1, uint64s([stray]), np.zeros((1, 1), np.float32)),
         (servers.load_removed, 0, id_of(wide), 1, uint64s([stray])),
         (servers.load_rows, 0, id_of(dense), 0, uint64s([1]), np.zeros((1, 1), np.float32)),
+        (servers.reserve_rows, 0, id_of(dense), 0, 1),
         (servers.load_dense, 0, id_of(rows), 0, 0, 0, floats([1])),
         (servers.load_dense, 0, id_of(dense), 0, 0, 0, floats(range(5))),
         (servers.load_dense, 0, id_of(dense), 0, 2**63, 0, floats([1])),
@@ -263,3 +270,92 @@ def test_cuts_while_threads_push(embedded: Embedded) -> None:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+# A cut is read where it began.
+
+KEYS = np.arange(3000, dtype=np.uint64)
+
+
+def test_a_cut_of_another_id_drops_those_before(embedded: Embedded) -> None:
+    """A server takes part in one save at a time: what nobody reads any more costs nothing."""
+    first, second = (new_table(embedded, row_shape=(8,)) for _ in range(2))
+    for each in (first, second):
+        each.push(KEYS, np.ones((len(KEYS), 8)))
+
+    def bytes_after_a_push() -> int:
+        first.push(KEYS, np.ones((len(KEYS), 8)))
+        return sum(shard["bytes"] for shard in first.stats()["shards"])
+
+    embedded.begin(first, CUT)
+    embedded.begin(second, CUT)
+    copied = bytes_after_a_push()
+    embedded.begin(second, PARENT)
+    assert bytes_after_a_push() < copied - KEYS.size * 8 * 4
+    with pytest.raises(CheckpointError, match="not under way"):
+        embedded.read(first, CUT)
+    embedded.servers.drop_cut(0, id_of(second), 0, CUT)  # another's: no effect
+    assert len(embedded.read_all(second, PARENT)) == KEYS.size
+    with pytest.raises(CheckpointError, match="not under way"):
+        embedded.read(second, PARENT)
+
+
+class Tails:
+    """Cuts of all shards of a table at the servers that are their tails when it is made."""
+
+    def __init__(self, cluster: LocalCluster, table: Any) -> None:
+        self.cluster, self.table = cluster, table
+        self.tails = [chain[-1] for chain in cluster.chains(table.name)]
+
+    def begin(self, cut: bytes) -> None:
+        for shard, tail in enumerate(self.tails):
+            core = self.cluster.core(tail)
+            assert core.begin_cut(id_of(self.table), shard, cut, b"", None, None) is not None
+
+    def read(self, shard: int, cut: bytes, n_max: int = 50) -> dict[int, float]:
+        core, rows = self.cluster.core(self.tails[shard]), {}
+        finished = False
+        while not finished:
+            keys, values, _, finished = core.read_cut(id_of(self.table), shard, cut, n_max)
+            rows.update(zip(keys.tolist(), values[:, 0].tolist(), strict=True))
+        return rows
+
+    def until_full(self, copies: int, gone: int) -> list[tuple[int, ...]]:
+        def chains() -> Any:
+            now = self.cluster.chains(self.table.name)
+            return now if all(len(each) == copies and gone not in each for each in now) else None
+
+        now: list[tuple[int, ...]] = until(chains, 30)
+        return now
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("change", ["death", "move"])
+def test_a_cut_is_read_where_it_began_whoever_is_the_tail_now(change: str) -> None:
+    with LocalCluster(servers=4) as cluster, cluster.connect() as client:
+        table = client.sparse_table("t", num_shards=12, replication=2)
+        table.push(KEYS, np.ones(KEYS.size))
+        cut = Tails(cluster, table)
+        cut.begin(CUT)
+        for shard in range(0, 12, 2):  # some are read in part
+            core = cluster.core(cut.tails[shard])
+            assert len(core.read_cut(id_of(table), shard, CUT, 1)[0]) == 1
+        table.push(KEYS, np.ones(KEYS.size))
+        gone = max(server for chain in cluster.chains("t") for server in chain)
+        if change == "death":
+            cluster.end_server(gone)
+        else:
+            cluster.scale(3)
+        chains = cut.until_full(2, gone)
+        table.push(KEYS, np.ones(KEYS.size))
+        moved = [shard for shard, chain in enumerate(chains) if chain[-1] != cut.tails[shard]]
+        read = range(12) if change == "move" else [s for s in range(12) if cut.tails[s] != gone]
+        assert any(shard in moved for shard in read)
+        for shard in read:
+            rows = cut.read(shard, CUT)
+            expected = sum(fits_shard(int(key), 12) == shard for key in KEYS)
+            assert len(rows) == expected - (shard % 2 == 0)
+            assert set(rows.values()) == {1.0}, "as it was when the cut began"
+            with pytest.raises(CheckpointError, match="not under way"):
+                cut.read(shard, CUT)
+        assert np.all(table.pull(KEYS) == 3)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
+from fastps.scheduler.group import Group
 from fastps.scheduler.membership import Sessions
+from fastps.scheduler.records import EpochGroup
+from fastps.scheduler.rounds import RoundLog
 from fastps.scheduler.servers import SERVER_SILENCE, Servers
 
 
@@ -132,12 +135,20 @@ def test_sessions_rise_and_are_never_used_again() -> None:
     assert [each.session for each in sessions.all()] == [2, 3]
 
 
-def test_the_lowest_free_rank_is_of_the_group() -> None:
-    sessions = Sessions(lease=10)
+def test_the_lowest_free_rank_is_not_live_nor_to_rejoin() -> None:
+    group = Group(0, 3, 0.0, 600.0, RoundLog(), lambda _: None)
+    assert group.lowest_free_rank() == 0  # launched, and nobody's yet
     for rank in (0, 1, 3):
-        sessions.start("g", rank, rank, _boot_id(rank), 0.0)
-    assert sessions.lowest_free_rank("g") == 2
-    assert sessions.lowest_free_rank("other") == 0
+        group.join(rank, rank + 1)
+    assert group.lowest_free_rank() == 2
+    group.end(0)
+    assert group.lowest_free_rank() == 0
+    again = Group(1, 3, 0.0, 600.0, RoundLog(), lambda _: None)
+    again.begin_at(EpochGroup("g", 5, 0, rejoining=(0, 1), expected=(2,)), 0)
+    again.expect_until(0.0, 10.0)
+    assert again.lowest_free_rank() == 2
+    again.give_up(1)
+    assert again.lowest_free_rank() == 1
 
 
 def test_leases_end_by_silence() -> None:

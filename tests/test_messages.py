@@ -98,7 +98,7 @@ def test_any_json_is_refused_or_is_a_message(value: object) -> None:
         m.decode(json.dumps(value).encode())
 
 
-JOIN = {"group": "default", "rank": None, "pid": 3, "boot_id": "00"}
+JOIN = {"group": "default", "rank": None, "pid": 3, "boot_id": "00", "former": 0}
 
 
 def _envelope(**changes: object) -> bytes:
@@ -166,6 +166,27 @@ def test_the_values_of_an_object_have_a_type(staleness: object, said: str) -> No
     body = {**dataclasses.asdict(m.Leave(1)), "staleness": staleness}
     with pytest.raises(WireError, match=said):
         m.decode(_envelope(type="Leave", body=body))
+
+
+def test_what_was_cut_of_a_table_of_the_most_shards_fits_into_one_message() -> None:
+    full = [65_535, 1 << 40, 1 << 40, 1 << 40, 1 << 40, False, [0.8999999761581421] * 8]
+    shards = [list(full) for _ in range(1 << 16)]
+    table = {"definition": {}, "round": 1 << 40, "shards": shards, "parts": []}
+    cut = m.NextOrder(0, "ab" * 16, 1, {"shards": [[1, *each] for each in shards]})
+    for message in (cut, m.Saved((table,), ())):
+        assert m.decode(m.encode(m.Envelope(1, 1, message))).message == message
+
+
+def test_long_messages_of_other_kinds_are_refused_before_they_are_parsed() -> None:
+    name = "x" * m.SHORT_BYTES_MAX
+    with pytest.raises(WireError, match="Join"):
+        m.encode(m.Envelope(1, 1, m.Join(name, None, 3, "00")))
+    parsed = m.decode(_envelope())  # of the same form, but short
+    assert isinstance(parsed.message, m.Join)
+    body = json.dumps({"fastps": 1, "cluster_id": 0, "request": 7, "type": "Join"})[:-1].encode()
+    for long in (body + b"," + b"[" * (5 << 20), b"[" * (5 << 20), b"0" * (5 << 20)):
+        with pytest.raises(WireError, match="bytes"):
+            m.decode(long)
 
 
 def test_what_cannot_be_sent_is_refused_by_the_sender() -> None:

@@ -6,6 +6,7 @@ Sentences are of the design's "Checkpoint".
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from checkpoint_story import BSP, Story, create, definition
 from fastps.scheduler import messages as m
 from fastps.scheduler import records as r
 from fastps.scheduler.condense import condense
+from fastps.scheduler.orders import SILENCE_MAX
 from fastps.scheduler.restores import READY_SECONDS_MAX
-from scheduler_story import bsp, error
+from scheduler_story import Beat, bsp, error
 
 
 def _saved(**given: Any) -> tuple[Story, dict[str, Any]]:
@@ -168,8 +170,6 @@ def test_open_calls_of_all_raise_epoch_changed() -> None:
     story.actions.clear()
     beat = {"clock": 9, "map_version": 1}
     known = bytes.fromhex(story._boot_ids[old])
-    from scheduler_story import Beat
-
     actions = story.state.heartbeat(b"w", Beat("worker", old, known, **beat), story.now)
     assert [type(action).__name__ for action in actions] == ["PublishMap"]
 
@@ -235,21 +235,93 @@ def test_with_fewer_servers_there_are_fewer_copies_and_status_says_so() -> None:
     last = small.status()["checkpoint"]["last_restore"]
     assert last["other_copies"] == {"w": 1}
     assert (last["epoch"], last["error"]) == (2, "")
+    again = small.ask(small.last_restore)
+    assert small.message(again) == m.Restored(2, {"w": 1})
 
 
-def test_a_restore_ends_a_save_and_no_save_begins_meanwhile() -> None:
+@pytest.mark.parametrize(
+    ("saved", "shape", "servers", "copies", "told"),
+    [
+        (1, {"replication": 2}, 3, 2, {"w": 2}),
+        (2, {"replication": 2}, 3, 2, {}),
+        (2, {"replication": 1}, 3, 2, {}),
+        (1, {"min_copies": 2, "replication": 2}, 3, 2, {"w": 2}),
+        (2, {"replication": 3}, 2, 2, {"w": 2}),  # fewer than asked for
+        (1, {}, 1, 1, {}),
+    ],
+)
+def test_the_job_asks_for_copies_too(
+    saved: int, shape: dict[str, int], servers: int, copies: int, told: dict[str, int]
+) -> None:
+    _, checkpoint = _saved(servers=3, copies=saved)
+    other = Story(servers=servers, copies=min(servers, max(shape.values(), default=1)), **shape)
+    other.ready()
+    request = other.restore(checkpoint)
+    other.carry_out()
+    assert other.state.tables.lookup("w").replication == copies
+    assert other.message(request) == m.Restored(2, told)
+    assert other.status()["checkpoint"]["last_restore"]["other_copies"] == told
+    other.restart()
+    assert other.message(other.ask(other.last_restore)) == m.Restored(2, told)
+    other.run(10)
+    assert all(len(chain) == copies for chain in other.chains())
+
+
+def test_a_restore_waits_for_a_save_at_work_and_none_begins_meanwhile() -> None:
     story, checkpoint = _saved()
-    begun = story.begin()
+    begun = story.begin(tag="a")
+    name = story.last_save
+    queued = story.begin(tag="b")
     story.do(0)
-    story.restore(checkpoint)
-    assert "a restore of '00000001' began" in story.failure(begun)
-    assert not story.is_held()
-    assert "under way" in story.failure(story.begin())
-    story.ready()
+    request = story.restore(checkpoint)
+    assert story.waits(begun)
+    assert "under way" in story.failure(story.begin(tag="c"))
+    begun = story.begin(name, tag="a")  # asked again
+    story.carry_out("cut")
+    assert isinstance(story.message(begun), m.CutFixed)
+    for _ in range(10):  # writing takes long
+        story.wait(30)
+        for server in (0, 1):
+            number = story.order(server).number
+            story.answer(m.OrderProgress(server, story.boot_id(server), number, 5, 10))
+    story.carry_out("write")
+    assert isinstance(story.message(story.await_(name)), m.Saved)
+    assert story.kinds() == ["verify", "verify"]
+    assert story.waits(queued)
     story.carry_out()
-    assert story.state.epoch == 2
+    assert "a restore of '00000001' began" in story.failure(queued)
+    assert story.message(request) == m.Restored(2)
     _rejoin(story)
     story.save(by=story.worker)
+
+
+def test_a_restore_of_what_is_damaged_ends_no_save() -> None:
+    story, checkpoint = _saved()
+    story.step(story.worker)
+    begun = story.begin(by=story.worker)  # waits for the other's step
+    request = story.restore(checkpoint)
+    story.step(story.other)
+    assert story.kinds() == ["verify", "verify"]
+    story.wait(40)  # which the save waits for, and for longer than for servers that are silent
+    story.do(0)
+    story.do(1, error="another checksum")
+    assert "another checksum" in story.failure(request)
+    story.carry_out()
+    assert isinstance(story.message(begun), m.CutFixed)
+    assert story.message(story.await_()).tables[0]["round"] == 6
+
+
+def test_a_save_that_waits_for_rounds_ends_with_the_epoch() -> None:
+    story, checkpoint = _saved()
+    story.step(story.worker)
+    begun = story.begin(by=story.worker)
+    request = story.restore(checkpoint)
+    story.do(0)
+    assert story.waits(begun)
+    story.do(1)
+    assert "a restore of '00000001' began" in story.failure(begun)
+    story.carry_out()
+    assert story.message(request) == m.Restored(2)
 
 
 def test_a_strict_restore_refuses_other_settings_and_another_takes_them() -> None:
@@ -263,6 +335,103 @@ def test_a_strict_restore_refuses_other_settings_and_another_takes_them() -> Non
     assert other.status()["checkpoint"]["restoring"] is None
     other.restore_all(checkpoint)
     assert other.state.tables.lookup("w").definition.consistency == BSP
+
+
+def test_a_strict_restore_compares_tables_that_were_made_meanwhile() -> None:
+    _, checkpoint = _saved()
+    other = Story(consistency={"name": "ASP"})
+    other.state.tables.drop_all(1)
+    request = other.restore(checkpoint, strict=True)
+    other.do(0)
+    other.make_table("w", num_shards=2)
+    other.do(1)
+    assert "consistency" in other.failure(request)
+    assert "Nothing was changed" in other.failure(request)
+    assert other.state.epoch == 1
+    other.restore_all(checkpoint, number=2)
+
+
+def test_a_checkpoint_of_many_passes_is_taken_at_once() -> None:
+    story, checkpoint = _saved()
+    group = dict(checkpoint["groups"][0])
+    done = {"n_items": 1, "deterministic": False, "is_finished": True, "done": []}
+    group["passes"] = [{"number": n, **done} for n in range(50_000)]
+    began = time.process_time()
+    story.restore({**checkpoint, "groups": (group,)})
+    assert time.process_time() - began < 5
+    assert story.kinds() == ["verify", "verify"]
+
+
+# Who comes back.
+
+
+def _join_as(story: Story, former: m.Joined, boot_id: str = "cd" * 16) -> m.Message:
+    asked = m.Join("default", former.rank, 5, boot_id, former.session)
+    return story.message(story.ask(asked))
+
+
+def test_a_fresh_worker_gets_no_rank_that_is_to_rejoin() -> None:
+    story, checkpoint = _saved(lease=10.0)
+    story.restore_all(checkpoint)
+    third = story.join()
+    assert third.rank == 2
+    story.restart()
+    story.beat(third)
+    assert story.join().rank == 3
+    _rejoin(story)
+    assert len(story.live_sessions()) == 4
+    story.answer(m.Leave(story.worker.session))
+    assert story.join().rank == 0
+
+
+def test_who_slept_past_its_lease_takes_no_rank_from_its_owner() -> None:
+    story, checkpoint = _saved(lease=10.0)
+    story.restore_all(checkpoint)
+    former = story.worker, story.other
+    story.worker = _join_as(story, former[0])
+    assert isinstance(story.worker, m.Joined)
+    story._boot_ids[story.worker.session] = "cd" * 16
+    story._clocks[story.worker.session] = story.worker.clock
+    story.wait(11)
+    refused = _join_as(story, former[1], "ef" * 16)
+    assert error(refused) == "SessionEndedError"
+    assert "was given up" in refused.message
+    story.other = story.join()
+    assert story.other.rank == 1
+    refused = _join_as(story, former[1], "ef" * 16)
+    assert error(refused) == "SessionEndedError"
+    assert f"has session {story.other.session} by now" in refused.message
+    assert set(story.live_sessions()) == {story.worker.session, story.other.session}
+
+
+def test_who_asks_anew_for_its_answer_was_lost_gets_its_rank() -> None:
+    story, checkpoint = _saved(lease=10.0)
+    story.restore_all(checkpoint)
+    former = story.worker
+    first = _join_as(story, former)
+    second = _join_as(story, former, "ef" * 16)
+    assert isinstance(second, m.Joined)
+    assert story.live_sessions() == [second.session]
+    assert first.session != second.session
+
+
+@pytest.mark.parametrize("restores", [1, 2])
+@pytest.mark.parametrize("restarts", [False, True])
+def test_who_is_busy_but_not_silent_may_rejoin_late(restores: int, restarts: bool) -> None:
+    story, checkpoint = _saved(lease=10.0)
+    former, story.other = story.worker, story.join(1)
+    known = bytes.fromhex(story._boot_ids[former.session])
+    for number in range(1, restores + 1):
+        story.restore_all(checkpoint, number=number)
+    if restarts:
+        story.restart()
+    for _ in range(30):
+        story.state.heartbeat(b"w", Beat("worker", former.session, known, 1), story.now)
+        story.wait(1)
+    assert story.minimum() == 3
+    joined = _join_as(story, former)
+    assert isinstance(joined, m.Joined)
+    assert joined.clock == 3
 
 
 # Asked twice.
@@ -341,7 +510,9 @@ def test_servers_that_take_no_orders_change_nothing() -> None:
     story.do(0)
     story.do(1)  # both write now, and hear nothing
     request = story.restore(checkpoint)
-    story.wait(READY_SECONDS_MAX + 1)
+    story.wait(READY_SECONDS_MAX + SILENCE_MAX - 1)
+    assert story.waits(request)
+    story.wait(2)
     _unchanged(story, request, "take no orders")
 
 
@@ -486,6 +657,25 @@ def test_a_restart_finds_all_as_the_restore_left_it() -> None:
     story.restore_all(checkpoint, number=2)
     assert [group.number for group in story.state.groups.values()] == [2]
     assert story.replayed() == story.facts()
+
+
+def test_who_asked_a_former_scheduler_asks_the_next_one_and_gets_what_was_wanted() -> None:
+    story, checkpoint = _saved()
+    story.ready()
+    request = story.restore(checkpoint, by=story.worker)
+    for server in (0, 1):
+        story.do(server)
+    story.beat_all()
+    assert story.kinds() == ["load", "load"]
+    story.restart()
+    assert story.status()["checkpoint"]["broken"]
+    assert error(story.answer(m.LookupTable(story.worker.session, "w"))) == "EpochChangedError"
+    story.ready()
+    request = story.ask(story.last_restore)  # its session has ended, by this very restore
+    story.carry_out()
+    assert isinstance(story.message(request), m.Restored), story.message(request)
+    assert story.state.epoch == 3
+    _rejoin(story)
 
 
 def test_with_backup_workers_the_minimum_is_not_lost() -> None:

@@ -10,9 +10,10 @@ import random
 import pytest
 
 from checkpoint_story import Story
+from fastps.checkpoint import manifest
 from fastps.scheduler import messages as m
 from fastps.scheduler.chunks import ChunkQueue, Worker
-from fastps.scheduler.saves import HOLD_SECONDS_MAX, READY_SECONDS_MAX
+from fastps.scheduler.saves import HOLD_SECONDS_MAX, QUEUED_MAX, READY_SECONDS_MAX, Saves
 from scheduler_story import bsp, error
 
 # The cut.
@@ -125,6 +126,50 @@ def test_with_backup_workers_rounds_decide() -> None:
     assert saved.tables[0]["round"] == 3
 
 
+def test_who_was_passed_by_rounds_is_told_and_gets_no_later_cut() -> None:
+    story = Story(consistency=bsp(1))
+    story.step(story.worker, 3)
+    said = story.failure(story.begin(by=story.other, clock=2))
+    assert "at clock 2, and by now 3 rounds are closed" in said
+    assert m.SAVE_AGAIN in said
+    story.agents.clear()  # nobody is ready
+    story = Story(consistency=bsp(1), servers=2)
+    story.begin(tag="a")
+    story.carry_out("cut")
+    begun = story.begin(by=story.worker, tag="b")
+    story.step(story.other, 1)  # while it waits for its turn
+    story.carry_out()
+    assert m.SAVE_AGAIN in story.failure(begun)
+
+
+def test_another_thread_that_ends_steps_does_not_move_the_cut() -> None:
+    story = Story()
+    story.step(story.worker, 2)
+    story.begin(by=story.worker, clock=1)
+    story.step(story.other, 1)
+    story.carry_out()
+    assert story.message(story.await_()).tables[0]["round"] == 1
+
+
+def test_shards_are_not_looked_at_for_every_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    not_ready = Saves._not_ready
+    monkeypatch.setattr(Saves, "_not_ready", lambda self: (looks.append(1), not_ready(self))[1])
+    story = Story()
+    story.answer(m.AbortSave("1" * 32))
+    story.begin()
+    story.answer(m.AbortSave(story.last_save))  # their agents are busy with that cut
+    looks.clear()
+    begun = story.begin()
+    story.step_both(50)
+    assert len(looks) == 1
+    story.wait(0.2)
+    assert len(looks) == 3
+    story.ready()
+    story.carry_out()
+    assert isinstance(story.message(begun), m.CutFixed)
+
+
 def test_a_job_without_tables_is_saved_at_once() -> None:
     story = Story()
     story.state.tables.drop_all(1)
@@ -174,14 +219,107 @@ def test_while_shards_are_cut_none_is_filled_or_moved() -> None:
 # Asked twice, late, or for another.
 
 
-def test_one_save_at_a_time() -> None:
+def _cuts(story: Story) -> list[str]:
+    """Return of which saves servers have cut, in order."""
+    return list(dict.fromkeys(o.body["cut_id"] for o in story.orders if o.kind == "cut"))
+
+
+def test_one_save_at_a_time_and_others_wait_for_their_turn_in_order() -> None:
     story = Story()
-    first = story.begin()
-    name = story.last_save
-    second = story.begin()
-    assert name in story.failure(second)
-    assert story.waits(first)
-    assert "00000001" in story.failure(second)
+    first = story.begin(tag="a")
+    ids = [story.last_save]
+    others = []
+    for tag in ("b", "c", "d"):
+        others.append(story.begin(tag=tag))
+        ids.append(story.last_save)
+    again = story.begin(ids[2], tag="c")
+    assert story.status()["checkpoint"]["saving"]["queued"] == 3
+    story.do(0)
+    assert all(story.waits(request) for request in (first, *others))
+    awaited = story.await_(ids[1])  # it has not begun
+    assert story.answer(m.AbortSave(ids[3])) == m.Done()
+    assert "'d' failed: it was aborted" in story.failure(others[2])
+    story.carry_out()
+    assert _cuts(story) == ids[:3]
+    for request in (first, others[0], again):
+        assert isinstance(story.message(request), m.CutFixed)
+    assert story.waits(others[1])  # it was asked again
+    assert isinstance(story.message(awaited), m.Saved)
+    assert isinstance(story.message(story.await_(ids[2])), m.Saved)
+
+
+def test_a_save_that_fails_lets_the_next_one_begin_and_one_whose_caller_ends_has_no_turn() -> None:
+    story = Story()
+    first = story.begin(tag="a")
+    second = story.begin(by=story.other, tag="b")
+    third = story.begin(by=story.worker, tag="c")
+    story.answer(m.Leave(story.other.session))
+    assert "session of its caller ended" in story.failure(second)
+    story.do(1, error="EIO")
+    assert "EIO" in story.failure(first)
+    story.carry_out()
+    assert isinstance(story.message(third), m.CutFixed)
+
+
+def test_a_save_holds_the_steps_below_its_callers_clock_when_its_turn_comes() -> None:
+    story = Story()
+    story.begin(tag="a")
+    story.step_both(2)
+    story.begin(by=story.worker, tag="b")
+    story.step(story.other, 3)
+    story.carry_out()
+    assert story.message(story.await_()).tables[0]["round"] == 2
+
+
+def test_of_two_saves_with_one_tag_the_second_is_to_be_made_anew() -> None:
+    story = Story()
+    first, second = story.begin(), story.begin()
+    story.begin(uri="/elsewhere")
+    story.carry_out()
+    assert isinstance(story.message(first), m.CutFixed)
+    assert m.SAVE_AGAIN in story.failure(second)
+    assert isinstance(story.message(story.await_()), m.Saved)
+
+
+def test_so_many_saves_may_wait() -> None:
+    story = Story()
+    requests = [story.begin(tag=f"t{n}") for n in range(QUEUED_MAX + 2)]
+    said = story.failure(requests.pop())
+    assert "wait for their turn" in said
+    assert m.SAVE_AGAIN not in said
+    story.carry_out()
+    assert all(isinstance(story.message(request), m.CutFixed) for request in requests)
+
+
+def test_what_servers_could_not_make_files_of_is_refused() -> None:
+    story = Story()
+    for wrong in ({"tag": "../x"}, {"tag": ""}, {"tag": "x" * 101}, {"attempt": "A" * 16}):
+        assert "not one like" in story.failure(story.begin(**wrong))
+    for uri in ("", "x" * 5000):
+        assert "4096" in story.failure(story.begin(uri=uri))
+    assert (m.TAG, m.ATTEMPT) == (manifest.TAG, manifest.ATTEMPT)
+    assert story.kinds() == []
+
+
+def test_what_the_newest_save_wrote_is_kept_and_nothing_of_those_before() -> None:
+    story = Story()
+    story.save()
+    first = story.last_save
+    story.save()
+    assert isinstance(story.message(story.await_()), m.Saved)
+    assert isinstance(story.message(story.begin(first)), m.CutFixed)
+    assert m.SAVE_AGAIN in story.failure(story.await_(first))
+
+
+def test_constants_that_are_those_of_the_definition_are_not_repeated() -> None:
+    story = Story()
+    story.begin()
+    for server in (0, 1):
+        told = story.result_of(story.order(server))["shards"]
+        story.do(server, shards=[[*shard[:7], []] for shard in told])
+    story.carry_out()
+    shards = story.message(story.await_()).tables[0]["shards"]
+    assert [each[-1] for each in shards] == [[]] * 4
 
 
 def test_a_request_sent_twice_gets_the_same_answer_and_its_first_none() -> None:
@@ -574,6 +712,7 @@ class Chaos(Story):
     def __init__(self, seed: int) -> None:
         self.choose = random.Random(seed)
         self.held_since = 100.0
+        self.held_for = ""
         self.old_polls: list[m.NextOrder] = []
         self.pending: list[tuple[str, int]] = []
         self.n_saved = 0
@@ -593,7 +732,7 @@ class Chaos(Story):
             by = choose.choice([None, self.worker, self.other])
             if by is not None and by.session not in self.live_sessions():
                 by = None
-            request = self.begin(by=by)
+            request = self.begin(by=by, tag=f"t{choose.randrange(5)}")
             self.pending += [(self.last_save, request), (self.last_save, self.await_())]
         elif roll < 0.13:
             self.ask(m.AbortSave(self.last_save if self.n_saves else "1" * 32))
@@ -646,10 +785,11 @@ class Chaos(Story):
         assert table["parts"]
 
     def check(self) -> None:
-        if not self.is_held():
-            self.held_since = self.now
-        assert self.now - self.held_since <= HOLD_SECONDS_MAX + 0.2
         saving = self.state._checkpoints.status(self.now)["saving"]
+        held_for = saving["save_id"] if saving is not None and self.is_held() else ""
+        if not held_for or held_for != self.held_for:  # between two, what can be closed is
+            self.held_since, self.held_for = self.now, held_for
+        assert self.now - self.held_since <= HOLD_SECONDS_MAX + 0.2
         assert self.is_held() == (saving is not None and saving["phase"] == "cutting")
 
 
@@ -658,8 +798,8 @@ def test_whatever_happens_rounds_are_let_go_and_the_next_save_goes_through(seed:
     chaos = Chaos(seed)
     for _ in range(150):
         chaos.act()
-    saving = chaos.status()["checkpoint"]["saving"]
-    if saving is not None:
+    # Each that is aborted lets the next one have its turn.
+    while (saving := chaos.status()["checkpoint"]["saving"]) is not None:
         chaos.answer(m.AbortSave(saving["save_id"]))
     assert not chaos.is_held()
     chaos.up = set(chaos.agents)

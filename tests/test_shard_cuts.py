@@ -342,13 +342,16 @@ def test_memory_of_a_cut_goes_with_it() -> None:
 
 # ---- Dense shards
 
+RULES = [SGD(lr=0.5), Momentum(lr=0.5), Adam(lr=0.5), FTRL()]
+EDGES = (8, 9, 12, 15, 16)  # of rows, in the block that new_dense makes
+
 
 def new_dense(optimizer: Optimizer, shard: int = 1, **fields: Any) -> Any:
     options = {"n_rows": 10, "row_width": 3, "num_shards": 4, "initializer": UNIFORM} | fields
     return _core_test.Shard(table("dense", optimizer, **options), shard)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.5), Momentum(lr=0.5), Adam(lr=0.5), FTRL()])
+@pytest.mark.parametrize("optimizer", RULES, ids=lambda each: type(each).__name__)
 def test_a_dense_block_is_cut_at_once(optimizer: Optimizer) -> None:
     shard = new_dense(optimizer)
 
@@ -376,6 +379,127 @@ def test_a_dense_block_is_cut_at_once(optimizer: Optimizer) -> None:
     assert (block, finished) == ((8, 8), True)
     assert [len(a) for a in arrays] == [0] * 5
     assert shard.begin_cut(5, 3)[1] is True, "3 is not the last"
+
+
+def block_of(shard: Any) -> bytes:
+    """All arrays of a shard without sessions."""
+    image: bytes = shard.image()[1]
+    return image[HEADER.size + 8 + 16 : -8]
+
+
+class DenseStory:
+    """Random writes to a dense shard and cuts of it, each checked when it is read."""
+
+    def __init__(self, optimizer: Optimizer, seed: int) -> None:
+        self.shard, self.random = new_dense(optimizer), np.random.default_rng(seed)
+        self.cut: tuple[int, bool, bytes] | None = None  # number, whether it is of all, content
+        self.n_cuts = self.n_late = 0
+        self.counted_from, self.is_changed = 0, True
+        self.before_cut = (0, True)
+
+    def write(self, kind: str) -> None:
+        begin, end = np.sort(self.random.choice(EDGES, 2, replace=False))
+        values = self.random.normal(size=end - begin).astype(np.float32)
+        assert self.shard.apply(kind, uint64s([begin, end]), values)[0] == CODE_OK
+        self.is_changed = True
+
+    def push(self) -> None:
+        self.write("push")
+
+    def assign(self) -> None:
+        self.write("assign")
+
+    def set_lr(self) -> None:
+        self.shard.apply("set_lr", NONE, floats([self.random.random() + 0.1]))
+
+    def begin(self) -> None:
+        self.end_unread()
+        self.n_cuts += 1
+        parent = int(self.random.choice([0, self.counted_from, self.counted_from]))
+        is_full = parent == 0 or self.is_changed
+        n_bytes = self.shard.figures()[1]
+        code, is_of_all, _, _ = self.shard.begin_cut(self.n_cuts, parent)
+        assert (code, is_of_all) == (CODE_OK, is_full)
+        assert self.shard.figures()[1] <= n_bytes, "nothing is copied yet"
+        self.cut = (self.n_cuts, is_full, block_of(self.shard) if is_full else b"")
+        self.before_cut = (self.counted_from, self.is_changed)
+        self.counted_from, self.is_changed = self.n_cuts, False
+
+    def read(self) -> None:
+        if self.cut is None:
+            return
+        (number, is_full, content), self.cut = self.cut, None
+        _, _, _, block, arrays, finished = self.shard.read_cut(number, 1)
+        assert (block, finished) == ((8, 16 if is_full else 8), True)
+        assert b"".join(each.tobytes() for each in arrays) == content
+        self.n_late += is_full and content != block_of(self.shard)
+        assert self.shard.read_cut(number, 1) is None
+
+    def drop(self) -> None:
+        if self.cut is not None:
+            self.shard.drop_cut(self.cut[0])
+            assert self.shard.read_cut(self.cut[0], 1) is None
+        self.end_unread()
+
+    def end_unread(self) -> None:
+        if self.cut is not None:
+            self.counted_from, was_changed = self.before_cut
+            self.is_changed |= was_changed
+        self.cut = None
+
+    def play(self, n_steps: int) -> None:
+        actions = ("push", "assign", "set_lr", "begin", "read", "drop")
+        for action in self.random.choice(actions, n_steps, p=(0.2, 0.1, 0.1, 0.25, 0.25, 0.1)):
+            getattr(self, str(action))()
+
+
+@pytest.mark.parametrize("optimizer", RULES, ids=lambda each: type(each).__name__)
+@given(seed=st.integers(0, 2**32), n_steps=st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_a_dense_cut_is_the_block_at_its_beginning(
+    optimizer: Optimizer, seed: int, n_steps: int
+) -> None:
+    DenseStory(optimizer, seed).play(n_steps)
+
+
+def test_the_dense_stories_write_between_beginning_and_reading() -> None:
+    story = DenseStory(Adam(lr=0.5), seed=3)
+    story.play(1000)
+    assert story.n_cuts > 100
+    assert story.n_late > 20
+
+
+def test_a_fold_after_the_beginning_is_not_in_a_dense_cut() -> None:
+    shard = new_dense(SGD(lr=1.0), rounds=(0, 4))
+    before = shard.pull(uint64s([8, 16]), None).copy()
+    for session in (1, 2):
+        shard.apply(
+            "push", uint64s([8, 16]), np.ones(8, np.float32), session=session, sequence=1, step=4
+        )
+    assert shard.begin_cut(1, 0, 4)[0] == CODE_OK
+    shard.close_round(4, [1, 2])
+    shard.fold_closed()
+    assert shard.read_cut(1, 1)[4][0].tobytes() == before.tobytes()
+    assert shard.begin_cut(2, 1, 5)[:2] == (CODE_OK, True)
+    assert shard.read_cut(2, 1)[4][0].tolist() == (before - 2).tolist()
+
+
+def test_a_dense_block_is_copied_by_the_first_write_alone() -> None:
+    n = 1 << 16
+    shard = new_dense(Momentum(lr=0.5), 0, n_rows=n, row_width=1, num_shards=1)
+    all_of_it = uint64s([0, n])
+    before = shard.figures()[1]
+    shard.begin_cut(1)
+    assert shard.figures()[1] == before
+    for _ in range(2):
+        shard.apply("push", all_of_it, np.ones(n, np.float32))
+        assert shard.figures()[1] == before + 2 * 4 * n
+    shard.read_cut(1, 1)
+    assert shard.figures()[1] == before
+    shard.begin_cut(2)
+    shard.read_cut(2, 1)
+    shard.apply("push", all_of_it, np.ones(n, np.float32))
+    assert shard.figures()[1] == before, "no cut is under way"
 
 
 @pytest.mark.parametrize("optimizer", [SGD(lr=0.5), Adam(lr=0.5)])

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fastps_bench import failover, latency, memory, sparse, staleness
+from fastps_bench import checkpoint, failover, latency, memory, sparse, staleness
 
 __all__ = ["main"]
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sparse.add_parser(commands)
     latency.add_parser(commands)
     failover.add_parser(commands)
+    checkpoint.add_parser(commands)
     memory.add_parser(commands)
     staleness.add_parser(commands)
     options = parser.parse_args(argv)

@@ -107,6 +107,7 @@ py::object BeginCut(Target target, uint32_t table, uint32_t shard, const py::byt
     Status status = tail.shard->BeginCut(
         id, parent, round ? std::optional(Round(*round)) : std::nullopt, &begun);
     is_too_early = status.code() == Code::kRetry;
+    if (status.ok()) target.handler->cuts().Add(id, tail.spec->id, tail.id, tail.shard);
     return is_too_early ? Status() : status;
   });
   if (is_too_early) return py::none();
@@ -123,11 +124,16 @@ py::object BeginCut(Target target, uint32_t table, uint32_t shard, const py::byt
 py::tuple ReadCut(Target target, uint32_t table, uint32_t shard, const py::bytes& cut_id,
                   size_t max_rows) {
   const CutId id = CutIdOf(cut_id);
-  TailShard tail = target.Find(table, shard);
-  const bool is_sparse = tail.shard->is_sparse();
-  const size_t row_floats = tail.shard->row_floats();
+  TailShard cut;
+  RequireCheckpoint(FindCut(*target.handler, TableId(table), ShardId(shard), id, &cut.shard));
+  const bool is_sparse = cut.shard->is_sparse();
+  const size_t row_floats = cut.shard->row_floats();
   CutSlice slice;
-  Released(target, tail, [&] { return tail.shard->ReadCut(id, max_rows, &slice); });
+  Released(target, cut, [&] {
+    Status status = cut.shard->ReadCut(id, max_rows, &slice);
+    if (slice.finished) target.handler->cuts().Finish(id, TableId(table), ShardId(shard));
+    return status;
+  });
   if (!is_sparse) {
     py::list arrays;
     for (std::vector<float>& array : slice.arrays) arrays.append(ArrayOf(std::move(array)));
@@ -142,13 +148,16 @@ py::tuple ReadCut(Target target, uint32_t table, uint32_t shard, const py::bytes
 
 void DropCut(Target target, uint32_t table, uint32_t shard, const py::bytes& cut_id) {
   const CutId id = CutIdOf(cut_id);
-  TailShard tail;
-  // A shard that is not here any more has no cut.
-  if (!FindTail(*target.handler, TableId(table), ShardId(shard), {}, &tail).ok()) return;
-  Released(target, tail, [&] {
-    tail.shard->DropCut(id);
+  TailShard none;
+  Released(target, none, [&] {
+    target.handler->cuts().Drop(id, TableId(table), ShardId(shard));
     return Status();
   });
+}
+
+void ReserveRows(Target target, uint32_t table, uint32_t shard, size_t n) {
+  TailShard tail = target.Find(table, shard);
+  Released(target, tail, [&] { return tail.shard->ReserveRows(n); });
 }
 
 void LoadShardRows(Target target, uint32_t table, uint32_t shard, const Keys& keys,
@@ -222,6 +231,7 @@ void BindCuts(py::module_& m) {
          py::arg("view"));
   Define(m, "read_cut", &ReadCut, table, shard, cut, py::arg("max_rows"));
   Define(m, "drop_cut", &DropCut, table, shard, cut);
+  Define(m, "reserve_rows", &ReserveRows, table, shard, py::arg("n"));
   Define(m, "load_rows", &LoadShardRows, table, shard, keys, py::arg("rows"));
   Define(m, "load_removed", &LoadShardRemoved, table, shard, keys);
   Define(m, "load_dense", &LoadDense, table, shard, py::arg("array"), py::arg("begin"),

@@ -18,6 +18,8 @@ void ChainNode::BeginFills(int64_t now_ms) {
     if (fill.image != 0) continue;
     fill.image = ++last_image_;
     fill.bytes = chain->shard->Image(&fill.index);
+    // The first entry of a shard that was loaded did not come through here.
+    chain->index = chain->committed = fill.index;
     fill.sent = fill.received = 0;
     fill.moved_at_ms = now_ms;
     fill.resend.Start(now_ms, limits::kChainResendSoonMs);

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "routing/cluster_map.h"
 #include "rules/update_rule.h"
+#include "server/begun_cuts.h"
 #include "store/page_pool.h"
 #include "store/round_book.h"
 #include "store/shard.h"
@@ -85,6 +86,7 @@ class RequestHandler final : public RequestSink {
   std::shared_ptr<const Snapshot> snapshot() const;
   MapVersion map_version() const;
   BufferPool& buffers() { return *buffers_; }
+  BegunCuts& cuts() { return cuts_; }
   BootId boot_id() const { return boot_id_; }
   uint64_t n_requests() const { return n_requests_.load(std::memory_order_relaxed); }
   uint64_t n_rows() const;
@@ -130,6 +132,7 @@ class RequestHandler final : public RequestSink {
   const BootId boot_id_;
   const std::shared_ptr<BufferPool> buffers_ = BufferPool::Create();
   PagePool pages_;  // outlives the shards of every snapshot: requests end before the handler does
+  BegunCuts cuts_;
   std::atomic<uint64_t> n_requests_{0};
   std::atomic<uint64_t> heard_{0};
   std::atomic<uint64_t> taken_{0};

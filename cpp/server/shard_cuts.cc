@@ -47,6 +47,14 @@ Status FindTail(const RequestHandler& handler, TableId table, ShardId shard,
   return {};
 }
 
+Status FindCut(RequestHandler& handler, TableId table, ShardId shard, const CutId& id,
+               std::shared_ptr<Shard>* found) {
+  *found = handler.cuts().Find(id, table, shard);
+  if (*found != nullptr) return {};
+  return {Code::kConfig, "the cut is not under way in " + NameOf(table, shard) +
+                             " here: it was ended, or did not begin"};
+}
+
 Status LoadRows(const TailShard& to, std::span<const Key> keys, std::span<const float> rows) {
   if (Status status = CheckKeys(to, keys); !status.ok()) return status;
   return to.shard->LoadRows(keys, rows);

@@ -31,6 +31,10 @@ struct TailShard {
 Status FindTail(const RequestHandler& handler, TableId table, ShardId shard,
                 const std::optional<ViewNumber>& view, TailShard* found);
 
+// The shard in which the cut is under way, whatever the map says of it by now.
+Status FindCut(RequestHandler& handler, TableId table, ShardId shard, const CutId& id,
+               std::shared_ptr<Shard>* found);
+
 // Shard::LoadRows and LoadRemoved, of keys that are all this shard's.
 Status LoadRows(const TailShard& to, std::span<const Key> keys, std::span<const float> rows);
 Status LoadRemoved(const TailShard& to, std::span<const Key> keys);

@@ -86,7 +86,7 @@ class DenseShard final : public ShardData {
   }
 
   void Push(Selection ranges, const float* gradients) override {
-    has_changed_ = true;
+    BeforeWrite();
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
         rule().ApplyBlock(rows, gradients + begin, n_rows, width);
@@ -100,7 +100,7 @@ class DenseShard final : public ShardData {
   }
 
   void Assign(Selection ranges, const float* values) override {
-    has_changed_ = true;
+    BeforeWrite();
     ForEachRange(ranges, [&](size_t offset, size_t n) {
       std::memcpy(values_.data() + offset, values, n * sizeof(float));
       ForEachRow(offset, n, [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
@@ -137,22 +137,19 @@ class DenseShard final : public ShardData {
     return true;
   }
 
-  // A block is copied when the cut begins: it is small beside what a sparse shard may hold.
+  // The first write after that copies the block, or the reading does.
   bool BeginCut(bool is_full) override {
     had_changed_ = std::exchange(has_changed_, false);
-    cut_ = std::make_unique<CutSlice>();
-    cut_->finished = true;
-    cut_->block = {block_.begin, block_.begin};
-    if (!is_full && !had_changed_) return false;
-    cut_->block = block_;
-    for (size_t i = 0; i < kDenseArrays; ++i) {
-      const PageArray<float>& array = *arrays()[i];
-      cut_->arrays[i].assign(array.data(), array.data() + array.size());
-    }
-    return true;
+    const bool is_of_all = is_full || had_changed_;
+    cut_ = std::make_unique<Cut>();
+    cut_->is_open = is_of_all;
+    cut_->slice.finished = true;
+    cut_->slice.block = {block_.begin, is_of_all ? block_.end : block_.begin};
+    return is_of_all;
   }
   void ReadCut(size_t /*n_max*/, CutSlice* slice) override {
-    *slice = std::move(*cut_);
+    SaveBlock();
+    *slice = std::move(cut_->slice);
     cut_.reset();
   }
   bool DropCut() override {
@@ -192,10 +189,30 @@ class DenseShard final : public ShardData {
   }
   static constexpr size_t kFirstRowSlot = 3;
 
+  // A cut that was not read.
+  struct Cut {
+    bool is_open = false;  // the block is in it as it stands: it was not written since
+    CutSlice slice;
+  };
+
+  void BeforeWrite() {
+    has_changed_ = true;
+    if (cut_ != nullptr) SaveBlock();
+  }
+
+  // Copies the block as it is now into the cut, unless it is there. Requires: a cut is under way.
+  void SaveBlock() {
+    if (!std::exchange(cut_->is_open, false)) return;
+    for (size_t i = 0; i < kDenseArrays; ++i) {
+      const PageArray<float>& array = *arrays()[i];
+      cut_->slice.arrays[i].assign(array.data(), array.data() + array.size());
+    }
+  }
+
   uint64_t CutBytes() const {
     uint64_t n_floats = 0;
     if (cut_ != nullptr) {
-      for (const std::vector<float>& array : cut_->arrays) n_floats += array.size();
+      for (const std::vector<float>& array : cut_->slice.arrays) n_floats += array.size();
     }
     return n_floats * sizeof(float);
   }
@@ -257,9 +274,9 @@ class DenseShard final : public ShardData {
   PageArray<float> slot1_;
   PageArray<float> row_slot0_;  // for each row of which the block has a part
   PageArray<float> row_slot1_;
-  bool has_changed_ = true;        // since the last cut
-  bool had_changed_ = true;        // when the cut under way began, since the one before
-  std::unique_ptr<CutSlice> cut_;  // null: none is under way
+  bool has_changed_ = true;   // since the last cut
+  bool had_changed_ = true;   // when the cut under way began, since the one before
+  std::unique_ptr<Cut> cut_;  // null: none is under way
 };
 
 }  // namespace

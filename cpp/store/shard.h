@@ -119,6 +119,7 @@ class Shard {
   // What cuts gave is put back, piece by piece, into a shard without entries; FinishLoad makes that
   // its first, with these rule constants. What is loaded twice replaces what was there. kConfig
   // when the shard has entries, or what is given does not fit.
+  Status ReserveRows(size_t n);  // that the shard will have; loading more is slow, not wrong
   Status LoadRows(std::span<const Key> keys,
                   std::span<const float> rows);  // (keys, row_floats), as in a cut
   Status LoadRemoved(std::span<const Key> keys);

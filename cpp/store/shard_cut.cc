@@ -83,6 +83,14 @@ Status Shard::BeginLoad() {
   return {};
 }
 
+Status Shard::ReserveRows(size_t n) {
+  MutexLock lock(mutex_);
+  if (!data_->is_sparse()) return Refusal("a dense table has no rows by key");
+  if (Status status = BeginLoad(); !status.ok()) return status;
+  data_->ReserveRows(n);
+  return {};
+}
+
 Status Shard::LoadRows(std::span<const Key> keys, std::span<const float> rows) {
   MutexLock lock(mutex_);
   if (!data_->is_sparse()) return Refusal("a dense table has no rows by key");

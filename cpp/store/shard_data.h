@@ -99,6 +99,10 @@ class ShardData {
   // What a cut gave is put back. Sparse tables only: whole rows, each in the place of one that may
   // be there. Requires: is_sparse(), and `rows` is (keys, row_floats()).
   virtual void LoadRows(std::span<const Key>, const float*) {}
+  // Makes room for so many rows in all, before they are loaded. Cuts give rows in the order of the
+  // index: put into a smaller one they would all want the same few buckets, and take quadratic
+  // time.
+  virtual void ReserveRows(size_t) {}
   // Dense tables only: elements of the table's values or slots, or rows of its row slots, from
   // `begin` on, in the array of that number. False when they are not all here.
   virtual bool LoadBlock(size_t /*array*/, uint64_t /*begin*/, std::span<const float>) {

@@ -188,6 +188,8 @@ class SparseShard final : public ShardData {
   bool DropCut() override { return changes_.Drop(); }
   void ForgetCuts() override { changes_.Forget(); }
 
+  void ReserveRows(size_t n) override { index_.ReserveFor(n - std::min(n, index_.size())); }
+
   void LoadRows(std::span<const Key> keys, const float* rows) override {
     ForEachBlock(keys, [&](size_t begin, size_t n) {
       index_.ReserveFor(n);

@@ -66,11 +66,11 @@ class Client(Saving):
         settings: Settings,
         cluster: EmbeddedCluster | None = None,
     ) -> None:
+        super().__init__()
         self._lives = lives
         self._group = group
         self._settings = settings
         self._cluster = cluster
-        self._saves = []
         _open_clients.add(self)
 
     @property
@@ -520,10 +520,10 @@ def join_embedded(
 ) -> Client:
     """Return a new worker of an embedded cluster."""
 
-    def join(rank: int | None, seconds: float) -> Entry:
-        return Entry(*cluster.join(group, rank, seconds))
+    def join(rank: int | None, former: int, seconds: float) -> Entry:
+        return Entry(*cluster.join(group, rank, former, seconds))
 
-    lives = Lives(cluster.control, join, join(rank, seconds), group, settings, cluster)
+    lives = Lives(cluster.control, join, join(rank, 0, seconds), group, settings, cluster)
     cluster.enter()
     return Client(lives, group, settings, cluster)
 

@@ -105,17 +105,19 @@ def connect(
     name = group or settings.group
     join = partial(_join, control, name)
     try:
-        entry = join(settings.rank if rank is None else rank, seconds)
+        entry = join(settings.rank if rank is None else rank, 0, seconds)
     except BaseException:
         control.close()
         raise
     return Client(Lives(control, join, entry, name, settings), name, settings)
 
 
-def _join(control: SocketControl, group: str, rank: int | None, seconds: float) -> Entry:
+def _join(
+    control: SocketControl, group: str, rank: int | None, former: int, seconds: float
+) -> Entry:
     """Begin a session."""
     boot_id = new_boot_id()
-    joined, blob = control.call(m.Join(group, rank, os.getpid(), boot_id.hex()), seconds)
+    joined, blob = control.call(m.Join(group, rank, os.getpid(), boot_id.hex(), former), seconds)
     assert blob is not None
     core = _core.Client(joined.session, boot_id, joined.clock, blob, control.address)
     return Entry(joined, core, blob)

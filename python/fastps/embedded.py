@@ -26,6 +26,7 @@ class _Shards:
         self.begin_cut = partial(servers.begin_cut, number)
         self.read_cut = partial(servers.read_cut, number)
         self.drop_cut = partial(servers.drop_cut, number)
+        self.reserve_rows = partial(servers.reserve_rows, number)
         self.load_rows = partial(servers.load_rows, number)
         self.load_removed = partial(servers.load_removed, number)
         self.load_dense = partial(servers.load_dense, number)
@@ -80,10 +81,10 @@ class EmbeddedCluster:
             self._n_open += 1
 
     def join(
-        self, group: str, rank: int | None, timeout: float
+        self, group: str, rank: int | None, former: int, timeout: float
     ) -> tuple[m.Joined, _core.Client, bytes]:
         """Join a worker; return its session, its core and the map it begins with."""
-        request = m.Join(group, rank, os.getpid(), new_boot_id().hex())
+        request = m.Join(group, rank, os.getpid(), new_boot_id().hex(), former)
         joined, blob = self.control.call(request, timeout)
         assert blob is not None
         core = _core.Client.embedded(self._servers, joined.session, blob)

@@ -26,8 +26,9 @@ class Entry(NamedTuple):
     map_blob: bytes  # that it begins with
 
 
-# Joins as a rank (None: the lowest free one) within some seconds.
-Join = Callable[[int | None, float], Entry]
+# Joins as a rank (None: the lowest free one), in place of a session that a restore ended (0: none),
+# within some seconds.
+Join = Callable[[int | None, int, float], Entry]
 
 
 class Life:
@@ -87,6 +88,10 @@ class Life:
             joined.rounds,
             joined.backup,
         )
+
+    def who(self) -> tuple[int, int]:
+        """Return the session and its clock, as the scheduler is told them."""
+        return self.session, self.steps.clock
 
     @property
     def is_over(self) -> bool:

@@ -114,6 +114,8 @@ class Lives:
             The former life is over, and no call has said so yet.
         FastPSTimeoutError
             It is over, and the scheduler did not let the client in again in time.
+        SessionEndedError
+            It is over, and the client was silent for so long that its rank was given up.
         ClosedError
         """
         check_open(self._pid, self._closed)
@@ -135,6 +137,14 @@ class Lives:
             life.was_told = True
             life.end()
         self.open(timeout)
+
+    def is_epoch_over(self, life: Life) -> bool:
+        """Ask the scheduler whether the job is in a later epoch by now."""
+        try:
+            reply, _ = self._control.call(m.GetStatus(), LAST_WORD_SECONDS)
+        except FastPSError:
+            return life.is_over
+        return int(reply.status["epoch"]) > life.epoch
 
     def call(self, life: Life, message: m.Request[m.ReplyT], seconds: float) -> m.ReplyT:
         """Ask the scheduler; see `Control.call`."""
@@ -194,7 +204,7 @@ class Lives:
             self._rejoining.release()
 
     def _begin(self, former: Life, seconds: float) -> None:
-        entry = self._join(former.rank, seconds)
+        entry = self._join(former.rank, former.session, seconds)
         # A heartbeat may bring the map later: what is open must not end as merely closed.
         former.end()
         former.core.install_map(entry.map_blob)

@@ -16,7 +16,7 @@ from fastps.checkpoint.manifest import LATEST, SavedTable
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.storage import Store
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import TableMismatchError, TableNotFoundError
+from fastps.errors import CheckpointError, TableMismatchError, TableNotFoundError
 from fastps.life import Life
 from fastps.lives import Lives
 from fastps.scheduler import messages as m
@@ -30,7 +30,10 @@ class Saving(abc.ABC):
 
     _lives: Lives
     _cluster: EmbeddedCluster | None
-    _saves: list[concurrent.futures.Future[str]]
+
+    def __init__(self) -> None:
+        self._saves: list[concurrent.futures.Future[str]] = []
+        self._saves_lock = threading.Lock()
 
     @abc.abstractmethod
     def _flush(
@@ -80,7 +83,7 @@ class Saving(abc.ABC):
         Raises
         ------
         CheckpointError
-            The tag exists, another save is under way, a file cannot be written (no space, no
+            The tag exists, a file cannot be written (no space, no
             permission), or a server was lost meanwhile. Earlier checkpoints stay as they are.
         ConfigError
             A package that this needs is not installed; the message has the pip line.
@@ -102,11 +105,11 @@ class Saving(abc.ABC):
         life, timeout = self._lives.open(timeout)
         began = time.monotonic()
         with life:
-            worker = self._ready_to_save(life, timeout)
+            self._get_ready_to_save(life, timeout)
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
             control, uri = self._lives.control, os.fspath(uri)
-            return driver.save(control, worker, uri, tag, incremental, timeout, is_shown=True)
+            return driver.save(control, life.who, uri, tag, incremental, timeout, is_shown=True)
 
     def save_async(
         self,
@@ -137,9 +140,9 @@ class Saving(abc.ABC):
         """
         life, timeout = self._lives.open(timeout)
         with life:
-            worker = self._ready_to_save(life, timeout)
+            self._get_ready_to_save(life, timeout)
             control, uri = self._lives.control, os.fspath(uri)
-            pending = driver.begin_save(control, worker, uri, tag, incremental, timeout)
+            pending = driver.begin_save(control, life.who, uri, tag, incremental, timeout)
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
 
@@ -149,16 +152,15 @@ class Saving(abc.ABC):
             except BaseException as error:
                 future.set_exception(error)
 
-        self._saves = [each for each in self._saves if not each.done()] + [future]
+        with self._saves_lock:
+            self._saves = [each for each in self._saves if not each.done()] + [future]
         threading.Thread(target=finish, name="fastps-save", daemon=True).start()
         return future
 
-    def _ready_to_save(self, life: Life, timeout: float | None) -> tuple[int, int]:
-        """Flush, and return the session and clock that a save is asked for with."""
+    def _get_ready_to_save(self, life: Life, timeout: float | None) -> None:
         self._flush(life, self._lives.seconds(timeout), timeout)
         if self._cluster is not None:
             self._cluster.start_agents()
-        return life.session, life.steps.clock
 
     def restore(
         self,
@@ -214,15 +216,21 @@ class Saving(abc.ABC):
         if self._cluster is not None:
             self._cluster.start_agents()
         with life:
-            restored = driver.restore(
-                self._lives.control,
-                life.session,
-                os.fspath(uri),
-                tag,
-                strict=strict,
-                timeout=timeout,
-                is_shown=True,
-            )
+            try:
+                restored = driver.restore(
+                    self._lives.control,
+                    life.session,
+                    os.fspath(uri),
+                    tag,
+                    strict=strict,
+                    timeout=timeout,
+                    is_shown=True,
+                )
+            except CheckpointError:
+                if self._lives.is_epoch_over(life):  # half of it: the error says so
+                    life.end()
+                    life.was_told = True
+                raise
         self._lives.rejoin(restored.epoch, timeout)
         return restored.manifest.tag
 

@@ -152,6 +152,13 @@ class ChainServer {
                       chain->shard->folded().value, chain->shard->Digest(is_live));
   }
 
+  // As a restore ends that found nothing: the shard has its first entry, which no thread took.
+  void FinishLoad(uint32_t table, uint32_t shard) {
+    const std::shared_ptr<const Snapshot> snapshot = handler_.snapshot();
+    const ServedTable& served = *snapshot->tables.at(TableId(table));
+    RequireOk(served.shards.at(shard)->FinishLoad(served.spec->rule.constants));
+  }
+
   // The rows of keys as they are here, whoever may be asked for them; empty where it holds none.
   std::vector<py::array_t<float>> Pull(uint32_t table, const KeyArray& keys) {
     std::vector<py::array_t<float>> rows;
@@ -204,6 +211,7 @@ void BindChain(py::module_& m) {
       .def("heartbeat", &ChainServer::HeartbeatFrame)
       .def("digest", &ChainServer::DigestOf, py::arg("table"), py::arg("shard"),
            "(view, index, folded, digest), or None where the shard is not held.")
+      .def("finish_load", &ChainServer::FinishLoad, py::arg("table"), py::arg("shard"))
       .def("pull", &ChainServer::Pull, py::arg("table"), py::arg("keys"));
 }
 

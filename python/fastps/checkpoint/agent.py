@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,6 +45,8 @@ FOLD_POLL_SECONDS = 0.001
 # A shard is locked while a slice of it is copied: about 0.2 ms.
 SLICE_BYTES = 1 << 20
 PROGRESS_SECONDS = 0.5
+# Where processors are short, data threads go first: pushes meanwhile were 3 times as fast.
+NICENESS = 10
 # A server that ends waits no longer for a file that is being written; the save has failed anyhow.
 STOP_SECONDS = 5.0
 
@@ -56,6 +60,8 @@ class Shards(Protocol):
     def read_cut(self) -> Callable[..., tuple[Any, ...]]: ...  # noqa: D102
     @property
     def drop_cut(self) -> Callable[..., None]: ...  # noqa: D102
+    @property
+    def reserve_rows(self) -> Callable[..., None]: ...  # noqa: D102
     @property
     def load_rows(self) -> Callable[..., None]: ...  # noqa: D102
     @property
@@ -124,6 +130,7 @@ class Agent:
 
     def run(self) -> None:
         """Ask for orders and carry them out until `stop`."""
+        _let_others_first()
         done, result, error = 0, dict[str, Any](), ""
         while not self._stopped.is_set():
             question = m.NextOrder(self._server_id, self._boot_id, done, result, error)
@@ -281,6 +288,10 @@ class Agent:
             description = saved[names[table]]
             num_shards = description.definition.num_shards
             assert num_shards is not None
+            if description.definition.kind == "sparse":
+                self._shards.reserve_rows(
+                    table, shard, lineage.n_rows(names[table], shard, num_shards)
+                )
             for change in lineage.changes_of(names[table], shard, num_shards):
                 if isinstance(change, DenseChange):
                     for array, begin, values in change.pieces:
@@ -289,8 +300,7 @@ class Agent:
                     continue
                 if len(change.removed):
                     self._shards.load_removed(table, shard, change.removed)
-                for rows in _slices(len(change.keys), change.rows.shape[1] * 4 + 8):
-                    self._shards.load_rows(table, shard, change.keys[rows], change.rows[rows])
+                self._shards.load_rows(table, shard, change.keys, change.rows)
                 progress.add(change.keys.nbytes + change.rows.nbytes)
             of_saved = description.shards[shard * description.num_shards // num_shards]
             self._shards.finish_load(table, shard, list(of_saved.constants))
@@ -332,6 +342,8 @@ class Progress:
         self._agent.tell_progress(self._number, self._done)
 
 
-def _slices(n: int, row_bytes: int) -> Iterator[slice]:
-    step = max(1, SLICE_BYTES // row_bytes)
-    return (slice(begin, min(begin + step, n)) for begin in range(0, n, step))
+def _let_others_first() -> None:
+    """Lower the priority of the calling thread, and of those it starts, where threads have one."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from fastps._version import __version__
 from fastps.checkpoint import retention
@@ -40,6 +41,8 @@ from fastps.scheduler import messages as m
 from fastps.scheduler import wire
 
 __all__ = ["PendingSave", "Restored", "begin_save", "restore", "save"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("fastps")
 
@@ -120,7 +123,7 @@ class PendingSave:
 
 def save(
     control: Control,
-    worker: tuple[int, int],
+    who: Callable[[], tuple[int, int]],
     uri: str,
     tag: str | None = None,
     incremental: bool = False,
@@ -131,45 +134,61 @@ def save(
 ) -> str:
     """Write a checkpoint and return its tag.
 
-    A chain that changes meanwhile, as when a server dies, makes a save fail though nothing is
-    wrong: then it is made anew, some times.
-
     Parameters, Raises
     ------------------
     As for `begin_save` and `PendingSave.finish`; `timeout` is for all of it.
     """
+
+    def save_once(left: float | None) -> str:
+        began = time.monotonic()
+        pending = _begin_save(control, who(), uri, tag, incremental, left, keep)
+        if left is not None:
+            left = max(0.0, left - (time.monotonic() - began))
+        return pending.finish(left, is_shown=is_shown)
+
+    return _some_times(save_once, timeout)
+
+
+def _some_times(attempt: Callable[[float | None], T], timeout: float | None) -> T:
+    """Call `attempt` with the seconds that are left, again when it fails though nothing is wrong.
+
+    So a save does when a chain changes meanwhile, as when a server dies.
+    """
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    for attempt in range(1, ATTEMPTS + 1):
+    for n in itertools.count(1):
         left = None if timeout is None else max(0.0, deadline - time.monotonic())
         try:
-            pending = begin_save(control, worker, uri, tag, incremental, left, keep)
-            left = None if timeout is None else max(0.0, deadline - time.monotonic())
-            return pending.finish(left, is_shown=is_shown)
+            return attempt(left)
         except CheckpointError as error:
-            if m.SAVE_AGAIN not in str(error) or attempt == ATTEMPTS:
+            pause = AGAIN_SECONDS * n
+            if (
+                m.SAVE_AGAIN not in str(error)
+                or n == ATTEMPTS
+                or time.monotonic() + pause > deadline
+            ):
                 raise
             logger.info("fastps: the save is made anew: %s", error)
-            time.sleep(AGAIN_SECONDS * attempt)
+            time.sleep(pause)
     raise AssertionError
 
 
 def begin_save(
     control: Control,
-    worker: tuple[int, int],
+    who: Callable[[], tuple[int, int]],
     uri: str,
     tag: str | None = None,
     incremental: bool = False,
     timeout: float | None = None,
     keep: int | None = None,
 ) -> PendingSave:
-    """Fix the cut of a new checkpoint.
+    """Fix the cut of a new checkpoint. Saves that others asked for before come first.
 
     Parameters
     ----------
     control : Control
         The way to the scheduler.
-    worker : (int, int)
-        The session and the clock of who asks; (0, 0): the launcher.
+    who : callable () -> (int, int)
+        The session and the clock, at that moment, of who asks; (0, 0): the launcher.
     uri : str
         The folder of checkpoints: a path, or any URL that fsspec knows.
     tag : str, optional
@@ -184,8 +203,22 @@ def begin_save(
     Raises
     ------
     CheckpointError
-        The tag exists, another save is under way, or a server cannot cut.
+        The tag exists, or a server cannot cut.
     """
+    return _some_times(
+        lambda left: _begin_save(control, who(), uri, tag, incremental, left, keep), timeout
+    )
+
+
+def _begin_save(
+    control: Control,
+    worker: tuple[int, int],
+    uri: str,
+    tag: str | None,
+    incremental: bool,
+    timeout: float | None,
+    keep: int | None,
+) -> PendingSave:
     store = Store(uri)
     parent = _parent(store) if incremental else None  # its number is taken when ours is chosen
     number = retention.next_number(store)
@@ -277,6 +310,13 @@ def restore(
     )
     with _shown(control, f"restoring {tag}", is_shown):
         restored = _asked(control, asked, timeout)
+    for table, copies in restored.other_copies.items():
+        logger.warning(
+            "fastps: after the restore table %r has %d copies of each shard: see the job's "
+            "--replication and the number of its servers",
+            table,
+            copies,
+        )
     return Restored(lineage.newest, restored.epoch)
 
 

@@ -1,7 +1,8 @@
 """The files of a checkpoint: rows of one table in safetensors, as FORMAT.md describes.
 
-`PartWriter` makes them of what servers cut, `decode_part` takes them apart again. The library
-writes; reading is done here, since it must not copy what it does not need, nor trust anything.
+`PartWriter` makes them of what servers cut, `decode_part` takes them apart again. Both are done
+here: the library copies everything three times when it writes, and reading must not copy what it
+does not need, nor trust anything.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,6 @@ import numpy.typing as npt
 from fastps import _core
 from fastps.checkpoint.manifest import FORMAT, Layout, Part, checksum, layout_of
 from fastps.checkpoint.storage import Store
-from fastps.errors import ConfigError
 from fastps.scheduler.messages import TableDefinition
 
 __all__ = ["DenseSegment", "PartContent", "PartWriter", "SparseSegment", "decode_part"]
@@ -28,9 +29,11 @@ KeyArray = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float32]
 
 # Large enough that a disk or an object store is busy with bytes, small enough for any memory: a
-# writer holds up to three times as much, a part, its bytes, and a copy on their way.
+# writer holds up to three times as much, a part, and of the one before its rows and its bytes. Some
+# object stores copy these once more on their way.
 PART_BYTES = 64 << 20
 HEADER_BYTES_MAX = 64 << 20
+ALIGNMENT = 8  # of the first tensor
 DTYPES: dict[str, np.dtype[Any]] = {"U64": np.dtype("<u8"), "F32": np.dtype("<f4")}
 
 
@@ -110,6 +113,8 @@ def tensor_names(layout: Layout) -> list[str]:
 class PartWriter:
     """Writes what a server has of a table, in files of about `part_bytes`. One thread uses it.
 
+    A file is written by a thread of its own while the next is filled.
+
     Parameters
     ----------
     store : Store
@@ -122,11 +127,6 @@ class PartWriter:
         The server's number; it makes the files' names differ from those of others.
     part_bytes : int
         A file with more than one row has no more bytes of rows.
-
-    Raises
-    ------
-    ConfigError
-        safetensors is not installed.
     """
 
     def __init__(
@@ -138,13 +138,15 @@ class PartWriter:
         server: int,
         part_bytes: int = PART_BYTES,
     ) -> None:
-        _serializer()  # to fail before the work
         self._store = store
         self._tag = tag
         self._prefix = f"{attempt}/{_slug(definition.name)}-s{server}"
         self._table = definition.name
         self._layout = layout_of(definition)
+        # Of the thread that writes, while there is one.
+        self._thread: threading.Thread | None = None
         self._parts: list[Part] = []
+        self._error: BaseException | None = None
         capacity = max(1, part_bytes // self.row_bytes)
         self._buffer: _Sparse | _Dense = (
             _Dense(self._layout, max(1, part_bytes // (4 * (1 + len(self._layout.slots)))))
@@ -227,11 +229,22 @@ class PartWriter:
     def finish(self) -> tuple[Part, ...]:
         """Write what is left, and return all files that were written."""
         self._flush()
+        self._wait()
         return tuple(self._parts)
 
     def close(self) -> None:
-        """Let the memory go. Nothing that was not written will be."""
+        """Let the memory go. Nothing is being written any more when this returns."""
         self._buffer.clear()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _wait(self) -> None:
+        """Wait until the file that is being written is there; raises what went wrong with it."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
 
     def _flush(self) -> None:
         segments, tensors, n_rows, n_removed = self._buffer.content()
@@ -239,18 +252,28 @@ class PartWriter:
         if not segments:
             self._buffer.clear()
             return
+        self._wait()
+        self._buffer.clear()
         metadata = {
             "fastps": f"checkpoint part {FORMAT}",
             "table": self._table,
             "segments": json.dumps(segments, separators=(",", ":")),
         }
-        data = _serializer()(tensors, metadata=metadata)
-        del tensors
-        self._buffer.clear()
         file = f"{self._prefix}-{len(self._parts):04d}.safetensors"
-        self._store.write_file(f"{self._tag}/{file}", data)
-        part = Part(file, len(data), checksum(data), tuple(shards), n_rows, n_removed)
-        self._parts.append(part)
+
+        def write() -> None:
+            try:
+                data = _encode(tensors, metadata)
+                tensors.clear()
+                self._store.write_file(f"{self._tag}/{file}", data)
+                part = Part(file, len(data), checksum(data), tuple(shards), n_rows, n_removed)
+                self._parts.append(part)
+            except BaseException as error:
+                self._error = error
+
+        # Not a pool's: nobody waits at the end of the process for a disk that does not answer.
+        self._thread = threading.Thread(target=write, name="fastps-part", daemon=True)
+        self._thread.start()
 
 
 class _Sparse:
@@ -366,15 +389,24 @@ def _slug(name: str) -> str:
     return f"{like}~{checksum(name.encode())[:12]}"  # "~" is in no other name
 
 
-def _serializer() -> Any:
-    try:
-        from safetensors.numpy import save
-    except ImportError as error:
-        raise ConfigError(
-            "checkpoints need safetensors, which is not installed; install it with: "
-            "pip install 'fastps[checkpoint]'"
-        ) from error
-    return save
+def _encode(tensors: dict[str, npt.NDArray[Any]], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file: the size of its header, the header, one tensor after another."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # Wider numbers first, as the library has it: then each is where the processor wants it.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    at = 0
+    for name, tensor in ordered:
+        header[name] = {
+            "dtype": next(code for code, dtype in DTYPES.items() if dtype == tensor.dtype),
+            "shape": tensor.shape,
+            "data_offsets": (at, at + tensor.nbytes),
+        }
+        at += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    # Arrays with a 0 in their shape are no buffers of bytes to Python.
+    arrays = [tensor.reshape(-1).view(np.uint8).data for _, tensor in ordered if tensor.size]
+    return b"".join([len(text).to_bytes(8, "little"), text, *arrays])
 
 
 # Reading.

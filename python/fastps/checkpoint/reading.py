@@ -241,6 +241,19 @@ class Lineage:
             return self.dense_changes(name, shard, num_shards)
         return self._sparse_changes(name, shard, num_shards)
 
+    def n_rows(self, name: str, shard: int, num_shards: int) -> int:
+        """Return about how many rows a shard of a sparse table has, one of `num_shards`.
+
+        Not more than there are in files, whatever the manifest says.
+        """
+        history = self._history(name)
+        saved = history.steps[-1].table.shards
+        if num_shards == history.num_shards:
+            n_rows = saved[shard].rows
+        else:
+            n_rows = sum(each.rows for each in saved) // num_shards
+        return min(n_rows, sum(part.rows for step in history.steps for part in step.table.parts))
+
     def final_rows(self, name: str, shard: int) -> Iterator[tuple[KeyArray, FloatArray]]:
         """Yield the rows of a shard of a sparse table, as saved, each once, in no order.
 

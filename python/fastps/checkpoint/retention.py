@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -170,29 +171,29 @@ def _compacted(
     part_bytes: int,
     progress: Callable[[int], Any] | None,
 ) -> SavedTable:
-    writer = PartWriter(lineage.store, to, attempt, table.definition, 0, part_bytes)
-    n_rows = {shard.shard: shard.rows for shard in table.shards}
-    for shard in lineage.shards_by_file(table.name):
-        if writer.is_dense:
-            begin, end = table.layout().block(shard, table.num_shards)
-            arrays = dense_arrays(lineage, table.name, shard, table.num_shards)
-            writer.add_dense(shard, begin, end, arrays)
-            if progress is not None:
-                progress(sum(array.nbytes for array in arrays))
-            continue
-        count = 0
-        for keys, rows in lineage.final_rows(table.name, shard):
-            writer.add_rows(shard, keys, rows)
-            count += len(keys)
-            if progress is not None:
-                progress(keys.nbytes + rows.nbytes)
-        if count != n_rows[shard]:
-            raise CheckpointError(
-                f"checkpoint {lineage.newest.tag!r} is damaged: with all that it builds on, shard "
-                f"{shard} of table {table.name!r} has {count} rows, its manifest says "
-                f"{n_rows[shard]}"
-            )
-    parts = writer.finish()
+    with closing(PartWriter(lineage.store, to, attempt, table.definition, 0, part_bytes)) as writer:
+        n_rows = {shard.shard: shard.rows for shard in table.shards}
+        for shard in lineage.shards_by_file(table.name):
+            if writer.is_dense:
+                begin, end = table.layout().block(shard, table.num_shards)
+                arrays = dense_arrays(lineage, table.name, shard, table.num_shards)
+                writer.add_dense(shard, begin, end, arrays)
+                if progress is not None:
+                    progress(sum(array.nbytes for array in arrays))
+                continue
+            count = 0
+            for keys, rows in lineage.final_rows(table.name, shard):
+                writer.add_rows(shard, keys, rows)
+                count += len(keys)
+                if progress is not None:
+                    progress(keys.nbytes + rows.nbytes)
+            if count != n_rows[shard]:
+                raise CheckpointError(
+                    f"checkpoint {lineage.newest.tag!r} is damaged: with all that it builds on, "
+                    f"shard {shard} of table {table.name!r} has {count} rows, its manifest says "
+                    f"{n_rows[shard]}"
+                )
+        parts = writer.finish()
     shards = tuple(_full(shard) for shard in table.shards)
     return dataclasses.replace(table, shards=shards, parts=parts)
 

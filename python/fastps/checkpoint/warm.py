@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from contextlib import closing
 from datetime import datetime, timezone
 
 import numpy as np
@@ -136,18 +137,19 @@ def _write_table(
     rule = optimizers.from_json(definition.optimizer)
     num_shards = definition.num_shards
     assert num_shards is not None
-    writer = PartWriter(store, tag, attempt, definition, 0)
-    if keys is None:
-        counts = _add_dense(writer, rule, definition, values.reshape(-1))
-    else:
-        counts = _add_sparse(writer, rule, num_shards, keys, values.reshape(len(keys), -1))
+    with closing(PartWriter(store, tag, attempt, definition, 0)) as writer:
+        if keys is None:
+            counts = _add_dense(writer, rule, definition, values.reshape(-1))
+        else:
+            counts = _add_sparse(writer, rule, num_shards, keys, values.reshape(len(keys), -1))
+        parts = writer.finish()
     own = rule.spec()[1]
     constants = (*own, *[0.0] * (CONSTANTS_MAX - len(own)))
     shards = tuple(
         SavedShard(shard, 0, 0, 0, count, True, constants) for shard, count in enumerate(counts)
     )
     is_bsp = (definition.consistency or {}).get("name") == "BSP"
-    return SavedTable(definition, at_round if is_bsp else None, shards, writer.finish())
+    return SavedTable(definition, at_round if is_bsp else None, shards, parts)
 
 
 def _add_sparse(

@@ -111,9 +111,10 @@ def _checkpoint(checkpoint: dict[str, Any]) -> list[str]:
         lines.append(f"checkpoint: the tables were lost by a restore that failed: {why}")
     for what in ("saving", "restoring"):
         if now := checkpoint.get(what):
+            queued = now.get("queued", 0)
             lines.append(
                 f"checkpoint: {what} {now['tag']}, {now['phase']}, {now['bytes'] / 1e6:.1f} MB in "
-                f"{now['seconds']:.1f} s"
+                f"{now['seconds']:.1f} s" + (f"; {queued} more wait" if queued else "")
             )
     for what, words in (("last", "was written"), ("last_restore", "was restored")):
         if last := checkpoint.get(what):

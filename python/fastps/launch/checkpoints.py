@@ -158,7 +158,7 @@ class Checkpoints:
     def _save(self) -> None:
         began = time.monotonic()
         try:
-            tag = driver.save(self._control, LAUNCHER, self._plan.uri, keep=self._plan.keep)
+            tag = driver.save(self._control, lambda: LAUNCHER, self._plan.uri, keep=self._plan.keep)
         except ClosedError:
             return
         except FastPSError as error:

@@ -60,6 +60,7 @@ class Checkpoints:
     def tick(self, now: float) -> None:
         """Let time pass."""
         self._orders.tick(now)
+        self._saves.tick()
 
     def restart_suspicion(self, now: float) -> None:
         """Start waits anew: the scheduler itself had been away."""
@@ -73,7 +74,9 @@ class Checkpoints:
         for answered in self._orders.take_answered():
             actions += self._saves.answered(answered, now)
             actions += self.restores.answered(answered, now)
-        actions += self._saves.settle(now)
+        actions += self._saves.settle(
+            now, may_begin=not self.restores.is_under_way, may_cut=not self.restores.has_orders
+        )
         actions += self.restores.settle(now)
         facts = self._facts
         facts.views_rest = facts.is_loading or bool(facts.broken) or self._saves.wants_rest
@@ -92,5 +95,6 @@ class Checkpoints:
         }
 
     def _begin_save(self, ticket: Ticket, asked: m.BeginSave, now: float) -> list[Action]:
-        self.restores.check_none()
+        if asked.save_id not in self._saves:
+            self.restores.check_none()
         return self._saves.begin(ticket, asked, now)

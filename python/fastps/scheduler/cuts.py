@@ -5,6 +5,7 @@ Their fields are those of the manifest, so they go into messages as they are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -127,6 +128,6 @@ def _check_done(group: str, of_pass: CutPass) -> None:
 
 
 def _check_distinct(names: list[str], what: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, n in Counter(names).items() if n > 1)
     if twice:
         raise CheckpointError(f"the checkpoint has two {what} with one name: {twice!r:.200}")

@@ -52,8 +52,12 @@ class Facts:
         Closed rounds of all groups.
     groups : dict of str to Group
         By name, in the order of their numbers.
+    begun_by : str
+        The id of the restore that began the epoch; empty: none did.
     ended_by_epoch : int
         Sessions up to this number were ended by the restore that began the epoch.
+    former : dict of int to Session
+        Of the ranks that are to rejoin after a restore, the sessions that it ended.
     is_loading : bool
         Whether the epoch's tables are not loaded yet.
     broken : str
@@ -76,7 +80,9 @@ class Facts:
         self.tables = TableRegistry()
         self.round_log = RoundLog()
         self.groups: dict[str, Group] = {}
+        self.begun_by = ""
         self.ended_by_epoch = 0
+        self.former: dict[int, Session] = {}
         self.is_loading = False
         self.broken = ""
         self.views_rest = False
@@ -153,9 +159,15 @@ class Facts:
 
     def begin_epoch(self, started: EpochStarted, now: float) -> None:
         """Drop sessions, tables and groups, and begin with those groups; tables are to follow."""
+        ended = [*self.former.values(), *self.sessions.all()]
+        newest = {(each.group, each.rank): each for each in ended}
+        rejoining = [(each.name, rank) for each in started.groups for rank in each.rejoining]
+        former_sessions = [newest[key] for key in rejoining if key in newest]
+        self.former = {each.session: each for each in former_sessions}
         self.epoch = started.epoch
         self.version = max(self.version, started.map_version)
         self.sessions.end_all(started.highest_session)
+        self.begun_by = started.restore_id
         self.ended_by_epoch = started.highest_session
         self.tables.drop_all(started.highest_table)
         former, self.groups = self.groups, {}

@@ -132,6 +132,16 @@ class Group:
         self.rejoining.discard(rank)
         return self._drop(rank)
 
+    def await_longer(self, rank: int, until: float) -> None:
+        """Expect a rank that has not rejoined for longer: its worker was heard of."""
+        if rank in self.rejoining:
+            self.expected[rank] = max(self.expected[rank], until)
+
+    def lowest_free_rank(self) -> int:
+        """Return the lowest rank that nobody has or, after a restore, comes back to."""
+        taken = {*self.live, *self.rejoining}
+        return next(rank for rank in range(len(taken) + 1) if rank not in taken)
+
     def overdue(self, now: float) -> list[int]:
         """Return the expected ranks whose time is over."""
         return [rank for rank, deadline in self.expected.items() if now >= deadline]

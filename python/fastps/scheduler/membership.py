@@ -32,6 +32,8 @@ class Session:
     stopped_at : int
         Number of its last request that ended a wait: what comes after it with a lower number is an
         old copy.
+    former : int
+        The session that a restore ended and that this one follows; 0: none.
     times : StepTimes
         Its steps and its work on them.
     """
@@ -49,6 +51,7 @@ class Session:
     requests: int = 0
     told: int = 0
     stopped_at: int = 0
+    former: int = 0
     times: StepTimes = field(default_factory=StepTimes)
 
 
@@ -92,11 +95,6 @@ class Sessions:
             if each.group == group and each.boot_id == boot_id:
                 return each
         return None
-
-    def lowest_free_rank(self, group: str) -> int:
-        """Return the lowest rank that nobody has."""
-        taken = {each.rank for each in self._live.values() if each.group == group}
-        return next(rank for rank in range(len(taken) + 1) if rank not in taken)
 
     def start(self, group: str, rank: int, pid: int, boot_id: str, now: float) -> Session:
         """Begin a session.

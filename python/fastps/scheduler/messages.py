@@ -7,6 +7,7 @@ Pure values; any thread.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -15,8 +16,10 @@ from fastps.scheduler import wire
 from fastps.scheduler.wire import JsonDict
 
 __all__ = [
+    "ATTEMPT",
     "PROTOCOL",
     "SAVE_AGAIN",
+    "TAG",
     "AbortSave",
     "AwaitSave",
     "Barrier",
@@ -56,10 +59,17 @@ __all__ = [
     "encode",
 ]
 
+# Only the kinds in `_LONG_KINDS` may be longer. Whatever else a stranger sends is refused before it
+# is parsed, which can take ten times its bytes, and seconds. (One who speaks this protocol could as
+# well send a Shutdown.)
+SHORT_BYTES_MAX = 4 << 20
 PROTOCOL = 1  # raised by every change that older peers would not understand
 
 # In the text of a failed save: nothing is wrong, a new one is likely to go through.
 SAVE_AGAIN = "save again"
+# What checkpoints and attempts to make one may be called: servers make names of folders of these.
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+ATTEMPT = re.compile(r"[0-9a-f]{16}")
 
 
 class Message:
@@ -198,7 +208,8 @@ class Saved(Message):
     ----------
     tables : tuple of dict
         ``definition``, ``round`` (null unless BSP), ``shards`` (each a list of shard, view, index,
-        folded, rows, is_full and the list of constants) and ``parts``, as servers said.
+        folded, rows, is_full and the list of constants, empty: those of the definition) and
+        ``parts``, as servers said.
     groups : tuple of dict
         The fields of `cuts.CutGroup`.
     """
@@ -209,9 +220,14 @@ class Saved(Message):
 
 @dataclass(frozen=True)
 class Restored(Message):
-    """The job is what the checkpoint says, and in this epoch."""
+    """The job is what the checkpoint says, and in this epoch.
+
+    ``other_copies`` has the tables whose shards have more or fewer copies than were saved, or fewer
+    than the job asks for, with how many.
+    """
 
     epoch: int
+    other_copies: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -239,13 +255,18 @@ class Error(Message):
 
 @dataclass(frozen=True)
 class Join(Request[Joined]):
-    """A worker comes. ``boot_id``: 32 hex digits drawn for this join; again: the same session."""
+    """A worker comes. ``boot_id``: 32 hex digits drawn for this join; again: the same session.
+
+    ``former`` is the session that a restore ended and that this one follows, 0: none. Refused with
+    SessionEndedError when its rank was given up since, or is another's.
+    """
 
     reply: ClassVar[type[Message]] = Joined
     group: str
     rank: int | None
     pid: int
     boot_id: str
+    former: int = 0
 
 
 @dataclass(frozen=True)
@@ -384,7 +405,7 @@ class ScaleServers(Request[Done]):
 
 @dataclass(frozen=True)
 class BeginSave(Request[CutFixed]):
-    """A checkpoint is to be made. Withheld until what it holds is decided.
+    """A checkpoint is to be made. Withheld until its turn comes and what it holds is decided.
 
     Attributes
     ----------
@@ -393,11 +414,11 @@ class BeginSave(Request[CutFixed]):
     save_id : str
         32 hex digits drawn for this save; again: the same save. Servers cut under this number.
     uri, tag, attempt : str
-        Where files go, as the servers are told.
+        Where files go, as the servers are told. See `TAG` and `ATTEMPT`.
     parent_id : str
         The save that rows may have stayed the same since; empty: all rows are written.
     clock : int
-        As in `Barrier`.
+        The caller's: under BSP the rounds below it are in, and no others.
     """
 
     reply: ClassVar[type[Message]] = CutFixed
@@ -522,6 +543,11 @@ _KINDS: dict[str, type[Message]] = {
 }
 
 
+_LONG_KINDS = {kind.__name__ for kind in (Status, Saved, NextOrder, Order, Restore)}
+# How `encode` begins a message.
+_BEGIN = re.compile(rb'\{"fastps":\d+,"cluster_id":\d+,"request":\d+,"type":"(\w+)",')
+
+
 def encode(envelope: Envelope) -> bytes:
     """Return the envelope as bytes.
 
@@ -530,14 +556,18 @@ def encode(envelope: Envelope) -> bytes:
     WireError
         The message holds what JSON cannot, or is too long.
     """
-    content: dict[str, Any] = {
+    kind = type(envelope.message).__name__
+    content: dict[str, Any] = {  # in the order that `_BEGIN` knows
         "fastps": PROTOCOL,
         "cluster_id": envelope.cluster_id,
         "request": envelope.request,
-        "type": type(envelope.message).__name__,
+        "type": kind,
         "body": wire.to_json(envelope.message),
     }
-    return wire.dump(content)
+    data = wire.dump(content)
+    if len(data) > SHORT_BYTES_MAX and kind not in _LONG_KINDS:
+        raise WireError(f"a {kind} has {len(data)} bytes, at most {SHORT_BYTES_MAX} may be sent")
+    return data
 
 
 def decode(data: bytes) -> Envelope:
@@ -548,6 +578,13 @@ def decode(data: bytes) -> Envelope:
     WireError
         The bytes are not a message of this protocol.
     """
+    if len(data) > SHORT_BYTES_MAX:
+        begin = _BEGIN.match(data[:200])
+        if begin is None or begin[1].decode() not in _LONG_KINDS:
+            raise WireError(
+                f"a control message has {len(data)} bytes; at most {SHORT_BYTES_MAX} are taken of "
+                "its kind"
+            )
     content = wire.load(data)
     protocol = content.get("fastps")
     if type(protocol) is not int or protocol != PROTOCOL:

@@ -72,9 +72,15 @@ class Orders:
     ----------
     facts : Facts
         Shared with the other parts.
+
+    Attributes
+    ----------
+    n_changes : int
+        Rises whenever `is_ready` of some server may have become true.
     """
 
     def __init__(self, facts: Facts) -> None:
+        self.n_changes = 0
         self._facts = facts
         self._n_given = 0
         self._queues: dict[int, deque[GivenOrder]] = {}
@@ -99,6 +105,7 @@ class Orders:
         self._current.pop(server_id, None)
         # Who asks again waits for the newer answer only.
         self._parked[server_id] = ticket
+        self.n_changes += 1
         return []
 
     def progress(self, ticket: Ticket, asked: m.OrderProgress, now: float) -> list[Action]:
@@ -134,6 +141,7 @@ class Orders:
         for queue in self._queues.values():
             for order in [each for each in queue if each.purpose == purpose]:
                 queue.remove(order)
+        self.n_changes += 1
         for order in self._current.values():
             order.is_wanted &= order.purpose != purpose
         self._answered = [each for each in self._answered if each.order.purpose != purpose]

@@ -1,10 +1,11 @@
 """Going back to a checkpoint: the whole job, in a new epoch.
 
-1. *waiting*: until the servers that were launched are here, and each is ready for an order.
+1. *waiting*: until the servers that were launched are here, each is ready for an order, and none
+   is at work on a save.
 2. *verifying*: each server checks its share of the files. Up to here nothing is changed.
-3. The epoch begins, in one step: all sessions end; groups begin anew, under new numbers, at the
-   clocks of the checkpoint; all tables are dropped and made anew, under new numbers, every shard
-   with one member.
+3. The epoch begins, in one step: saves that have not begun fail; all sessions end; groups begin
+   anew, under new numbers, at the clocks of the checkpoint; all tables are dropped and made anew,
+   under new numbers, every shard with one member.
 4. *loading*: each server loads its shards. Joins wait, and no shard is filled or moved. Once all
    have loaded, the job goes on; copies are made as after a failure.
 
@@ -60,6 +61,8 @@ class UnderWay:
     ----------
     tables : list of CutTable
         Their definitions as they will be: with no more copies than the job has servers.
+    other_copies : dict of str to int
+        As `Restored` has them.
     since : float
         When its phase began; in `WAITING`, when the last launched server came.
     unanswered : set of int
@@ -74,6 +77,7 @@ class UnderWay:
     phase: str = WAITING
     ticket: Ticket | None = None
     unanswered: set[int] = field(default_factory=set)
+    other_copies: dict[str, int] = field(default_factory=dict)
 
 
 class Restores:
@@ -113,7 +117,8 @@ class Restores:
         if asked.restore_id in self._outcomes:
             return self._outcomes.answer(asked.restore_id, ticket)
         if facts.restored is not None and facts.restored[0] == asked.restore_id:
-            return [Reply(*ticket, m.Restored(facts.restored[1]), with_map=True)]
+            copies = _other_copies(facts, asked, [each.definition for each in facts.tables.all()])
+            return [Reply(*ticket, m.Restored(facts.restored[1], copies), with_map=True)]
         if restore is not None and restore.asked.restore_id == asked.restore_id:
             restore.ticket = ticket
             return []
@@ -124,17 +129,27 @@ class Restores:
             )
         check_id("restore_id", asked.restore_id)
         check_place(asked.uri, asked.tag)
+        if facts.broken and facts.begun_by == asked.restore_id:
+            # A former scheduler began the epoch, which ended the session of who asks, and was gone
+            # before all was loaded.
+            asked = dataclasses.replace(asked, session=0)
         if asked.session:
             facts.live_session(asked.session)
         tables, groups = tables_from_json(asked.tables), groups_from_json(asked.groups)
         groups = _with_all_groups(tables, groups)
-        if asked.strict and not facts.broken:
-            for table in tables:
-                facts.tables.find(
-                    dataclasses.replace(table.definition, num_shards=None, replication=None)
-                )
+        _check_same(facts, asked, tables)
         self._restore = UnderWay(asked, tables, groups, now, now, ticket=ticket)
-        return self._saves.end(f"a restore of {asked.tag!r} began", now)
+        return []
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether no save is to begin."""
+        return self._restore is not None
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether servers are at work on it."""
+        return self._restore is not None and self._restore.phase != WAITING
 
     def check_none(self) -> None:
         """Raise `CheckpointError` while a restore is under way."""
@@ -218,7 +233,7 @@ class Restores:
         """Let every server check its share of the files, once all are ready for that."""
         servers = self._facts.servers
         frozen = any(group.clocks.is_frozen for group in self._facts.groups.values())
-        if servers.outstanding or frozen:
+        if servers.outstanding or frozen or self._saves.has_orders:
             restore.since = now
             return
         fit = servers.fit()
@@ -230,6 +245,8 @@ class Restores:
                 )
             return
         restore.tables = _fitted(self._facts, restore.tables, len(fit))
+        definitions = [each.definition for each in restore.tables]
+        restore.other_copies = _other_copies(self._facts, restore.asked, definitions)
         restore.phase = VERIFYING
         restore.unanswered = set(fit)
         for share, server_id in enumerate(fit):
@@ -247,12 +264,15 @@ class Restores:
         fit = facts.servers.fit()
         if not fit:
             raise CheckpointError("no server is left to load the tables")
+        # Tables may have been made since it was asked for.
+        _check_same(facts, restore.asked, restore.tables)
         gone = EpochChangedError(
             f"the job was restored from the checkpoint {restore.asked.tag!r}: what was under way "
             "is void"
         )
         waits = [ticket for group in facts.groups.values() for ticket in group.waits()]
         actions: list[Action] = [refusal(ticket, gone) for ticket in waits]
+        actions += self._saves.end(f"a restore of {restore.asked.tag!r} began", now)
         actions += self._tables.refuse_all(gone)
         actions += self._publisher.refuse_held(gone)
         peers = tuple(each.peer for each in facts.sessions.all() if each.peer is not None)
@@ -366,7 +386,7 @@ class Restores:
             return []
         facts.record(RestoreEnded(restore.asked.restore_id))
         facts.restored = (restore.asked.restore_id, facts.epoch)
-        restored = m.Restored(facts.epoch)
+        restored = m.Restored(facts.epoch, restore.other_copies)
         self._over(restore, (restored,), now)
         self._views.planner.look_again()
         return [Reply(*restore.ticket, restored, with_map=True)] if restore.ticket else []
@@ -392,16 +412,11 @@ class Restores:
             self._facts.is_loading = False
             for group in self._facts.groups.values():
                 group.expect_until(now, self._facts.shape.lease)
-        copies = {
-            given["definition"]["name"]: table.definition.replication
-            for given, table in zip(restore.asked.tables, restore.tables, strict=True)
-            if given["definition"]["replication"] != table.definition.replication
-        }
         last: JsonDict = {
             "tag": restore.asked.tag,
             "seconds": round(now - restore.began, 3),
             "epoch": self._facts.epoch,
-            "other_copies": copies,
+            "other_copies": restore.other_copies,
             "error": outcome if isinstance(outcome, str) else "",
         }
         self._last = (last, now)
@@ -435,8 +450,33 @@ def _with_all_groups(tables: list[CutTable], groups: list[CutGroup]) -> list[Cut
     return list(by_name.values())
 
 
+def _check_same(facts: Facts, asked: m.Restore, tables: list[CutTable]) -> None:
+    """Raise `TableMismatchError` when `asked` is strict and the job has other tables."""
+    if not asked.strict or facts.broken:
+        return
+    for table in tables:
+        facts.tables.find(dataclasses.replace(table.definition, num_shards=None, replication=None))
+
+
+def _other_copies(
+    facts: Facts, asked: m.Restore, definitions: list[m.TableDefinition]
+) -> dict[str, int]:
+    """Return the tables with other copies than were saved, or fewer than the job asks for."""
+    saved = {each["definition"]["name"]: each["definition"]["replication"] for each in asked.tables}
+    copies: dict[str, int] = {}
+    for each in definitions:
+        assert each.replication is not None
+        if each.name in saved and (
+            each.replication != saved[each.name] or each.replication < facts.shape.replication
+        ):
+            copies[each.name] = each.replication
+    return copies
+
+
 def _fitted(facts: Facts, tables: list[CutTable], n_servers: int) -> list[CutTable]:
-    """Return the tables with as many copies as this job can have, all else checked.
+    """Return the tables with the copies that were saved or that the job asks for, all else checked.
+
+    They get the higher of both numbers, but no more than the job has servers.
 
     Raises
     ------
@@ -463,7 +503,7 @@ def _fitted(facts: Facts, tables: list[CutTable], n_servers: int) -> list[CutTab
         assert group is not None
         definition = complete(table.definition, n_servers, group, shape.replication)
         assert definition.replication is not None
-        copies = min(max(definition.replication, shape.min_copies), most)
+        copies = min(max(definition.replication, shape.replication, shape.min_copies), most)
         consistency = consistency_of(definition.consistency)
         if isinstance(consistency, BSP) and backups.setdefault(group, consistency) != consistency:
             raise CheckpointError(

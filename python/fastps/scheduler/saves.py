@@ -1,5 +1,7 @@
 """Checkpoints as the scheduler makes them: one at a time, through orders to servers.
 
+Who asks while another save is under way waits for its turn, in order of arrival.
+
 1. *waiting*: until the rounds below the caller's clock are closed, no shard is sealed and every
    server that answers for some shard is ready for an order. Then the closing of rounds is held, and
    clocks, barriers and chunk queues are noted: what they count was pushed before any shard is cut.
@@ -18,6 +20,7 @@ Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,6 +46,8 @@ HOLD_SECONDS_MAX = 10.0
 # Seals of moves last at most 1 s, failovers some seconds, and a server that writes for a save that
 # has failed stops within some seconds.
 READY_SECONDS_MAX = 30.0
+# Saves that wait for the one under way: a bound on what strangers can make the scheduler hold.
+QUEUED_MAX = 64
 
 ShardKey = tuple[int, int]  # table, shard
 WAITING, CUTTING, WRITING = "waiting", "cutting", "writing"
@@ -50,14 +55,13 @@ WAITING, CUTTING, WRITING = "waiting", "cutting", "writing"
 
 @dataclass
 class Save:
-    """The save that is under way.
+    """The save that is under way, or one that waits for its turn.
 
     Attributes
     ----------
     group : Group, optional
-        The caller's; None: the launcher's save, which waits for no round.
-    clock : int
-        The caller's: rounds below are in.
+        The caller's, whose rounds below its clock are in; None: the launcher's save, which waits
+        for no round.
     since : float
         When its phase began, in `WAITING` when all rounds were there: inf until then.
     held : list of GroupClocks
@@ -68,6 +72,8 @@ class Save:
         What is known of each table, as `Saved` has it.
     unanswered : set of int
         Servers that have not carried out the order of this phase.
+    looked_at : (int, int), optional
+        The map, and the changes of orders, for which the cut was found to have to wait.
     checked : int
         The map in which all shards still had the views that are being cut.
     written : int
@@ -76,7 +82,6 @@ class Save:
 
     asked: m.BeginSave
     group: Group | None
-    clock: int
     began: float
     phase: str = WAITING
     since: float = math.inf
@@ -87,6 +92,7 @@ class Save:
     tables: dict[int, JsonDict] = field(default_factory=dict)
     groups: tuple[JsonDict, ...] = ()
     unanswered: set[int] = field(default_factory=set)
+    looked_at: tuple[int, int] | None = None
     checked: int = 0
     written: int = 0
     fixed: m.CutFixed | None = None
@@ -115,6 +121,7 @@ class Saves:
         self._orders = orders
         self._workers = workers
         self._save: Save | None = None
+        self._queued: OrderedDict[str, Save] = OrderedDict()  # by id: they wait for their turn
         self._outcomes = Outcomes()
         self._last: tuple[JsonDict, float] | None = None
 
@@ -124,25 +131,34 @@ class Saves:
         """Begin a save, unless this request already did; answered once its cut is fixed."""
         if asked.save_id in self._outcomes:
             return self._outcomes.answer(asked.save_id, ticket, 0)
-        save = self._save
-        if save is not None and save.asked.save_id == asked.save_id:
+        save = self._find(asked.save_id)
+        if save is not None:
             if save.fixed is not None:
                 return [Reply(*ticket, save.fixed, with_map=True)]
             save.begin = ticket
             return []
         self._check(asked)
-        group, clock = None, 0
+        group = None
         if asked.session:
             session = self._facts.live_session(asked.session)
             group = self._workers.group_at(session, asked.clock)
-            clock = group.clocks.clock_of(session.rank) or 0
-        self._save = Save(asked, group, clock, now, begin=ticket)
+        # `settle` lets it begin when no other is under way.
+        self._queued[asked.save_id] = Save(asked, group, now, begin=ticket)
         return []
+
+    def __contains__(self, save_id: str) -> bool:
+        """Whether that save is known: what is asked of it begins none."""
+        return save_id in self._outcomes or self._find(save_id) is not None
+
+    def _find(self, save_id: str) -> Save | None:
+        if self._save is not None and self._save.asked.save_id == save_id:
+            return self._save
+        return self._queued.get(save_id)
 
     def await_(self, ticket: Ticket, asked: m.AwaitSave, now: float) -> list[Action]:
         """Answer once all files of a save are written."""
-        save = self._save
-        if save is not None and save.asked.save_id == asked.save_id:
+        save = self._find(asked.save_id)
+        if save is not None:
             save.awaiting = ticket
             return []
         if asked.save_id in self._outcomes:
@@ -156,8 +172,9 @@ class Saves:
         """End a save that nobody wants."""
         check_id("save_id", asked.save_id)
         actions: list[Action] = [Reply(*ticket, m.Done())]
-        if self._save is not None and self._save.asked.save_id == asked.save_id:
-            actions += self._fail("it was aborted by its caller", now)
+        save = self._find(asked.save_id)
+        if save is not None:
+            actions += self._fail(save, "it was aborted by its caller", now)
         elif asked.save_id not in self._outcomes:
             # Its BeginSave may be on its way.
             self._outcomes.keep(asked.save_id, "the save was aborted by its caller")
@@ -167,16 +184,16 @@ class Saves:
         check_id("save_id", asked.save_id)
         if asked.parent_id:
             check_id("parent_id", asked.parent_id)
-        check_place(asked.uri, asked.tag)
+        check_place(asked.uri, asked.tag, asked.attempt)
         if self._facts.broken:
             raise CheckpointError(
                 f"nothing can be saved: the job's tables were lost by a restore that failed: "
                 f"{self._facts.broken}; restore again"
             )
-        if self._save is not None:
+        if len(self._queued) >= QUEUED_MAX:
             raise CheckpointError(
-                f"the save {self._save.asked.tag!r} ({self._save.asked.save_id}) is under way, one "
-                "is made at a time: wait for it, then save again"
+                f"{QUEUED_MAX} saves wait for their turn, the most there may be: one is made at a "
+                "time; try later"
             )
 
     # What servers say, and what time does.
@@ -191,7 +208,7 @@ class Saves:
             if order.kind == "cut" and m.SAVE_AGAIN not in why:
                 # Most likely a chain changed before the order came there.
                 why += f", {m.SAVE_AGAIN}"
-            return self._fail(why, now)
+            return self._fail(save, why, now)
         try:
             if order.kind == "cut":
                 self._take_cut(save, order.server_id, answered.result)
@@ -199,6 +216,7 @@ class Saves:
                 self._take_parts(save, answered.result)
         except (KeyError, TypeError, ValueError) as error:
             return self._fail(
+                save,
                 f"server {order.server_id} answered the order {order.kind!r} with what cannot be "
                 f"read ({type(error).__name__}: {error}): run one version of fastps in all "
                 "processes of a job",
@@ -207,22 +225,49 @@ class Saves:
         save.unanswered.discard(order.server_id)
         return []
 
-    def settle(self, now: float) -> list[Action]:
-        """Go on as far as what is known allows. To be called at the end of each step."""
-        save = self._save
-        if save is None:
-            return []
-        try:
+    def tick(self) -> None:
+        """Let `settle` look at everything again: silences are no event."""
+        if self._save is not None:
+            self._save.looked_at = None
+
+    def settle(self, now: float, may_begin: bool, may_cut: bool) -> list[Action]:
+        """Go on as far as what is known allows. To be called at the end of each step.
+
+        Parameters
+        ----------
+        may_begin : bool
+            Whether the next save may have its turn: no restore waits for servers.
+        may_cut : bool
+            Whether servers may be given orders: no restore has them.
+        """
+        actions: list[Action] = []
+        for save in [*([self._save] if self._save is not None else []), *self._queued.values()]:
             if save.asked.session and self._facts.sessions.find(save.asked.session) is None:
-                raise CheckpointError("the session of its caller ended")
-            if save.phase == WAITING:
-                self._begin_cut(save, now)
-            if save.phase == CUTTING:
-                return self._fix(save, now)
-            if save.phase == WRITING and not save.unanswered:
-                return self._finish(save, now)
-        except CheckpointError as error:
-            return self._fail(str(error), now)
+                actions += self._fail(save, "the session of its caller ended", now)
+        # Each turn that is over lets the next one begin.
+        while True:
+            if self._save is None and self._queued and may_begin:
+                _, self._save = self._queued.popitem(last=False)
+                self._save.began = now
+            if self._save is None:
+                return actions
+            save = self._save
+            try:
+                actions += self._go_on(save, may_cut, now)
+            except CheckpointError as error:
+                actions += self._fail(save, str(error), now)
+            if self._save is save:
+                return actions
+
+    def _go_on(self, save: Save, may_cut: bool, now: float) -> list[Action]:
+        if save.phase == WAITING and not may_cut:
+            save.since, save.looked_at = math.inf, None
+        elif save.phase == WAITING:
+            self._begin_cut(save, now)
+        if save.phase == CUTTING:
+            return self._fix(save, now)
+        if save.phase == WRITING and not save.unanswered:
+            return self._finish(save, now)
         return []
 
     @property
@@ -231,9 +276,15 @@ class Saves:
         save = self._save
         return save is not None and save.phase != WRITING and save.since < math.inf
 
+    @property
+    def has_orders(self) -> bool:
+        """Whether servers are at work on a save."""
+        return self._save is not None and self._save.phase != WAITING
+
     def end(self, why: str, now: float) -> list[Action]:
-        """Let the save that is under way fail, if there is one."""
-        return [] if self._save is None else self._fail(why, now)
+        """Let the save that is under way fail, and all that wait for their turn."""
+        saves = [*([self._save] if self._save is not None else []), *self._queued.values()]
+        return [action for save in saves for action in self._fail(save, why, now)]
 
     def restart_suspicion(self, now: float) -> None:
         """Start waits anew: the scheduler itself had been away."""
@@ -250,6 +301,7 @@ class Saves:
                 "save_id": save.asked.save_id,
                 "phase": save.phase,
                 "seconds": round(now - save.began, 3),
+                "queued": len(self._queued),
                 "bytes": save.written + sum(order.done_bytes for order in orders),
                 "total_bytes": save.written + sum(order.total_bytes for order in orders) or None,
             }
@@ -264,17 +316,15 @@ class Saves:
         facts = self._facts
         if any(group.clocks.is_frozen for group in facts.groups.values()):
             return  # a new scheduler does not know yet how far workers are
-        group = save.group
-        if group is not None and group.clocks.keeps_rounds and group.clocks.rounds < save.clock:
-            if now - save.began > facts.shape.patience:
-                raise CheckpointError(
-                    f"not all workers ended step {save.clock - 1} within "
-                    f"{facts.shape.patience:g} s: {group.clocks.rounds} rounds are closed"
-                )
+        if not self._has_rounds(save, now):
             return
         save.since = min(save.since, now)
+        looked_at = (facts.version, self._orders.n_changes)
+        if save.looked_at == looked_at:
+            return
         missing = self._not_ready()
         if missing:
+            save.looked_at = looked_at
             if now - save.since > READY_SECONDS_MAX:
                 raise CheckpointError(f"{missing}, for {READY_SECONDS_MAX:g} s; try later")
             return
@@ -294,6 +344,30 @@ class Saves:
             }
             self._orders.give(server_id, "cut", body, save.asked.save_id, now)
         save.unanswered = set(save.views)
+
+    def _has_rounds(self, save: Save, now: float) -> bool:
+        """Whether the rounds below the caller's clock are closed, and no others.
+
+        Raises
+        ------
+        CheckpointError
+            Later ones are, too, or it takes too long.
+        """
+        if save.group is None or not save.group.clocks.keeps_rounds:
+            return True
+        rounds, clock = save.group.clocks.rounds, save.asked.clock
+        if rounds > clock:
+            # Backup workers close rounds without it, or another thread ended its steps.
+            raise CheckpointError(
+                f"its caller was at clock {clock}, and by now {rounds} rounds are closed: the cut "
+                f"would hold later steps, too; {m.SAVE_AGAIN}"
+            )
+        if rounds < clock and now - save.began > self._facts.shape.patience:
+            raise CheckpointError(
+                f"not all workers ended step {clock - 1} within {self._facts.shape.patience:g} s: "
+                f"{rounds} rounds are closed"
+            )
+        return rounds == clock
 
     def _not_ready(self) -> str:
         """Return what the cut must wait for.
@@ -412,11 +486,17 @@ class Saves:
             table["parts"].sort(key=lambda part: str(part.get("file")))
         saved = m.Saved(tuple(save.tables.values()), save.groups)
         self._over(save, (save.fixed, saved), now)
-        return [Reply(*save.awaiting, saved, with_map=True)] if save.awaiting else []
+        actions: list[Action] = []
+        if save.awaiting is not None:
+            actions.append(Reply(*save.awaiting, saved, with_map=True))
+        place = (save.asked.uri, save.asked.tag)
+        for each in list(self._queued.values()):
+            if (each.asked.uri, each.asked.tag) == place:
+                why = f"another save took that tag meanwhile; {m.SAVE_AGAIN}"
+                actions += self._fail(each, why, now)
+        return actions
 
-    def _fail(self, why: str, now: float) -> list[Action]:
-        save = self._save
-        assert save is not None
+    def _fail(self, save: Save, why: str, now: float) -> list[Action]:
         self._release(save)
         self._orders.withdraw(save.asked.save_id)
         for server_id in save.views:
@@ -430,8 +510,10 @@ class Saves:
         return [refusal(ticket, CheckpointError(text)) for ticket in tickets]
 
     def _over(self, save: Save, outcome: tuple[m.Message, ...] | str, now: float) -> None:
-        self._save = None
         self._outcomes.keep(save.asked.save_id, outcome)
+        if self._queued.pop(save.asked.save_id, None) is not None:
+            return  # it had no turn
+        self._save = None
         last: JsonDict = {
             "tag": save.asked.tag,
             "seconds": round(now - save.began, 3),

@@ -40,8 +40,11 @@ TICK_SECONDS = 0.1
 PAUSE_SECONDS = 0.4
 # Messages taken before the time is looked at again.
 BATCH_MAX = 1000
-# Connections may be many and each may lag by some maps; memory is bounded by MESSAGE_BYTES_MAX.
+# Connections may be many and each may lag by some maps.
 QUEUE_MESSAGES = 1000
+# What one connection can make us hold before it is read is so many times MESSAGE_BYTES_MAX, as a
+# stranger may send it. Who sends more waits in its own buffers.
+RECEIVED_MESSAGES = 100
 HANDSHAKE_MS = 2000  # cpp/base/limits.h: kHandshakeMs
 # So many records more than after the last time: the journal is made shorter, which takes some
 # 0.2 s. A scheduler that is restarted has to read it all.
@@ -96,7 +99,7 @@ class SchedulerService:
         self._socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
-        self._socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+        self._socket.setsockopt(zmq.RCVHWM, RECEIVED_MESSAGES)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:

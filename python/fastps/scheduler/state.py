@@ -142,7 +142,11 @@ class SchedulerState(Facts):
         else:
             member = self.sessions.find(beat.id)
         if member is None or member.boot_id != beat.boot_id.hex():
-            # A session that has ended learns it from the map.
+            # A session that has ended learns it from the map. Its worker may be busy for long
+            # before the call with which it rejoins.
+            former = self.former.get(beat.id) if beat.role == "worker" else None
+            if former is not None and former.boot_id == beat.boot_id.hex():
+                self.groups[former.group].await_longer(former.rank, now + self.shape.lease)
             return [PublishMap((peer,))] if beat.map_version < self.version else []
         known = max(beat.incarnation, incarnation_of(beat.map_version))
         if known > self.incarnation:

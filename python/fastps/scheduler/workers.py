@@ -52,15 +52,18 @@ class Workers:
         if session is None:
             rank = asked.rank
             if rank is None:
-                rank = facts.sessions.lowest_free_rank(asked.group)
+                rank = group.lowest_free_rank()
             elif rank > RANK_MAX:
                 raise ConfigError(f"rank is {rank}; at most {RANK_MAX} may be")
             if len(facts.sessions.all()) >= SESSIONS_MAX:
                 raise ConfigError(f"{SESSIONS_MAX} workers are here already, the most there may be")
             older = facts.sessions.of_rank(asked.group, rank)
+            if asked.former:
+                self._check_rejoining(asked, rank, group, older)
             if older is not None:
                 actions += self._end(older, "was replaced by a newer join", replaced=True)
             session = facts.sessions.start(asked.group, rank, asked.pid, asked.boot_id, now)
+            session.former = asked.former
             clock = group.join(rank, session.session)
             facts.bump()
             facts.record(
@@ -180,6 +183,22 @@ class Workers:
             rounds=clocks.told[1],
             backup=clocks.backup,
             lease_ms=0 if math.isinf(shape.lease) else int(shape.lease * 1000),
+        )
+
+    def _check_rejoining(
+        self, asked: m.Join, rank: int, group: Group, older: Session | None
+    ) -> None:
+        """Raise `SessionEndedError` when who rejoins after a restore comes too late."""
+        if rank in group.rejoining:
+            return
+        if older is None and math.isinf(self._facts.shape.lease):
+            return  # silence ends nobody
+        if older is not None and older.former == asked.former:
+            return  # it asks anew, for the answer to its first join was lost
+        by_now = "was given up" if older is None else f"has session {older.session} by now"
+        raise SessionEndedError(
+            f"session {asked.former} (rank {rank} of group {asked.group!r}) was ended by a "
+            f"restore, and did not rejoin within its lease: the rank {by_now}; connect again"
         )
 
     def _end(
