@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from fastps.checkpoint.manifest import layout_of
 from fastps.checkpoint.parts import PartWriter
 from fastps.checkpoint.reading import DenseChange, Lineage
 from fastps.checkpoint.storage import Store
@@ -72,12 +73,31 @@ class Shards(Protocol):
     def finish_load(self) -> Callable[..., None]: ...  # noqa: D102
 
 
+class CutShard(NamedTuple):
+    """A shard of the cut under way: whether all rows are to be written, and how many it has."""
+
+    table: int
+    shard: int
+    is_full: bool
+    rows: int
+
+    def bytes(self, definition: m.TableDefinition) -> int:
+        """Return how much of it is to be written; of changed rows nobody knows: 0."""
+        layout = layout_of(definition)
+        if not self.is_full:
+            return 0
+        if layout.is_dense:
+            begin, end = layout.block(self.shard, definition.num_shards or 1)
+            return 4 * (end - begin) * (1 + len(layout.slots))
+        return self.rows * (8 + 4 * layout.row_floats)
+
+
 @dataclass(frozen=True)
 class Cut:
     """The cut under way: its id, and the (table, shard) that belong to it here."""
 
     cut_id: bytes
-    shards: list[tuple[int, int, bool]]  # table, shard, whether it holds all rows
+    shards: list[CutShard]
 
 
 @dataclass(frozen=True)
@@ -185,7 +205,7 @@ class Agent:
         self._drop(number, {})
         cut_id, parent_id = bytes.fromhex(body["cut_id"]), bytes.fromhex(body["parent_id"])
         deadline = time.monotonic() + FOLD_SECONDS
-        begun: list[tuple[int, int, bool]] = []
+        begun: list[CutShard] = []
         self._cut = Cut(cut_id, begun)
         answer = []
         for table, shard, view, at_round in body["shards"]:
@@ -199,7 +219,7 @@ class Agent:
                         f"{FOLD_SECONDS:g} s; the server is very busy: save again"
                     )
                 time.sleep(FOLD_POLL_SECONDS)
-            begun.append((table, shard, cut["is_full"]))
+            begun.append(CutShard(table, shard, cut["is_full"], cut["rows"]))
             answer.append(
                 [
                     *(table, shard, cut["view"], cut["index"], cut["folded"], cut["rows"]),
@@ -218,18 +238,19 @@ class Agent:
             int(table): wire.from_json(m.TableDefinition, definition, "definition")
             for table, definition in body["tables"].items()
         }
-        progress = Progress(self, number)
+        sizes = (each.bytes(definitions[each.table]) for each in cut.shards)
+        progress = Progress(self, number, sum(sizes))
         parts: list[list[Any]] = []
         for table in sorted(definitions):
-            shards = sorted((shard, full) for of, shard, full in cut.shards if of == table)
+            shards = sorted(each for each in cut.shards if each.table == table)
             if not shards:
                 continue
             writer = PartWriter(
                 store, body["tag"], body["attempt"], definitions[table], self._server_id
             )
             try:
-                for shard, is_full in shards:
-                    self._write_shard(writer, cut.cut_id, table, shard, is_full, progress)
+                for each in shards:
+                    self._write_shard(writer, cut.cut_id, each, progress)
                 parts += [[table, wire.to_json(part)] for part in writer.finish()]
             finally:
                 writer.close()
@@ -240,11 +261,10 @@ class Agent:
         self,
         writer: PartWriter,
         cut_id: bytes,
-        table: int,
-        shard: int,
-        is_full: bool,
+        of_cut: CutShard,
         progress: Progress,
     ) -> None:
+        table, shard, is_full, _ = of_cut
         is_finished = False
         max_rows = max(1, SLICE_BYTES // writer.row_bytes)
         while not is_finished:
@@ -263,8 +283,8 @@ class Agent:
     def _drop(self, number: int, body: JsonDict) -> JsonDict:
         cut, self._cut = self._cut, None
         if cut is not None:
-            for table, shard, _ in cut.shards:
-                self._shards.drop_cut(table, shard, cut.cut_id)
+            for each in cut.shards:
+                self._shards.drop_cut(each.table, each.shard, cut.cut_id)
         attempt = self._attempt
         if attempt is not None and attempt.cut_id == body.get("cut_id"):
             # Who asked for the save did so as well, but maybe before the last of our files.
@@ -276,14 +296,16 @@ class Agent:
 
     def _verify(self, number: int, body: JsonDict) -> JsonDict:
         lineage = Lineage.open(Store(body["uri"]), body["tag"])
-        lineage.verify(body["share"], body["shares"], Progress(self, number).add)
+        progress = Progress(self, number, lineage.bytes // body["shares"])
+        lineage.verify(body["share"], body["shares"], progress.add)
         return {}
 
     def _load(self, number: int, body: JsonDict) -> JsonDict:
         lineage = Lineage.open(Store(body["uri"]), body["tag"])
-        progress = Progress(self, number)
         names = dict(body["tables"])
         saved = lineage.tables()
+        n_shards = sum(saved[name].num_shards for name in names.values())
+        progress = Progress(self, number, lineage.bytes * len(body["shards"]) // max(1, n_shards))
         for table, shard in self._in_order(lineage, names, body["shards"]):
             description = saved[names[table]]
             num_shards = description.definition.num_shards
@@ -315,13 +337,13 @@ class Agent:
             here = {shard for of, shard in shards if of == table}
             yield from ((table, shard) for shard in lineage.shards_by_file(name) if shard in here)
 
-    def tell_progress(self, number: int, done_bytes: int) -> None:
+    def tell_progress(self, number: int, done_bytes: int, total_bytes: int) -> None:
         """Tell the scheduler that work goes on, at most every `PROGRESS_SECONDS`."""
         now = time.monotonic()
         if now - self._said_at < PROGRESS_SECONDS:
             return
         self._said_at = now
-        word = m.OrderProgress(self._server_id, self._boot_id, number, done_bytes)
+        word = m.OrderProgress(self._server_id, self._boot_id, number, done_bytes, total_bytes)
         with contextlib.suppress(FastPSTimeoutError):  # the next word says more
             self._control.call(word, PROGRESS_SECONDS)
         if self._stopped.is_set():
@@ -329,17 +351,18 @@ class Agent:
 
 
 class Progress:
-    """Counts the bytes of one order, and tells of them."""
+    """Counts the bytes of one order, and tells of them; the total is about right."""
 
-    def __init__(self, agent: Agent, number: int) -> None:
+    def __init__(self, agent: Agent, number: int, total_bytes: int) -> None:
         self._agent = agent
         self._number = number
+        self._total = total_bytes
         self._done = 0
 
     def add(self, n_bytes: int) -> None:
         """Count further bytes."""
         self._done += n_bytes
-        self._agent.tell_progress(self._number, self._done)
+        self._agent.tell_progress(self._number, self._done, max(self._total, self._done))
 
 
 def _let_others_first() -> None:
