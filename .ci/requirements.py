@@ -15,14 +15,21 @@ except ImportError:  # Python 3.10
 
 
 def requirements(names: list[str]) -> list[str]:
-    """Return the requirements of the named groups; fastps itself is not one of them."""
+    """Return the requirements of the named groups, and of extras that these name in turn."""
     data = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))
     groups = {
         "build": data["build-system"]["requires"],
         "run": data["project"]["dependencies"],
         **data["project"]["optional-dependencies"],
     }
-    return [line for name in names for line in groups[name] if not line.startswith("fastps[")]
+    found: list[str] = []
+    for name in names:
+        for line in groups[name]:
+            if line.startswith("fastps["):
+                found += requirements(line.removeprefix("fastps[").removesuffix("]").split(","))
+            else:
+                found.append(line)
+    return list(dict.fromkeys(found))
 
 
 print("\n".join(requirements(sys.argv[1:])))
