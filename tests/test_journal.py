@@ -22,6 +22,7 @@ from fastps.scheduler.actions import JobShape, Persist
 from fastps.scheduler.journal import Journal
 from fastps.scheduler.replay import replay
 from fastps.scheduler.state import SchedulerState
+from fastps.scheduler.tables import Table
 from scheduler_story import CLUSTER, Job, bsp
 
 RECORDS = [
@@ -141,6 +142,11 @@ def _replayed(job: Job) -> SchedulerState:
     return replay(job.state.shape, written, job.now)
 
 
+def _journalled(table: Table) -> list[tuple[int, tuple[int, ...]]]:
+    """What is journalled of the views of shards: neither seals nor joiners."""
+    return [(view.number, view.chain) for view in table.views]
+
+
 def _view(state: SchedulerState) -> dict[str, Any]:
     """What a state and its replay must have in common."""
     return {
@@ -154,7 +160,7 @@ def _view(state: SchedulerState) -> dict[str, Any]:
             (each.server_id, each.boot_id, each.endpoints, each.pid) for each in state.servers.all()
         ],
         "tables": [
-            (each.table_id, each.definition, each.views, each.map_version, each.rounds)
+            (each.table_id, each.definition, _journalled(each), each.map_version, each.rounds)
             for each in state.tables.all()
         ],
         "groups": [
