@@ -87,7 +87,8 @@ class PendingSave:
         Raises
         ------
         CheckpointError, FastPSTimeoutError
-            Nothing was saved; the message says why.
+            The message says why. Nothing was saved, unless the last file, the manifest, was being
+            written when the store failed.
         """
         manifest, store = self.manifest, self.store
         try:
