@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 
 # A few thousand on a quiet machine; `make simulate` runs as many as wanted.
 PARTS = 4
-PART_SECONDS = 8.0
+PART_SECONDS = 5.0
 PART_SEEDS_MAX = 1000
 
 
