@@ -50,6 +50,7 @@ class Ground {
   TableSpec AddTable(TableSpec spec);
   void DropTable(TableId table);
 
+  bool is_embedded() const { return embedded_ != nullptr; }
   // Of the server with that id.
   RequestHandler& HandlerOf(ServerId server);
 

@@ -120,7 +120,7 @@ void RoundWorker::FinishPull(OpenPull& pull) {
 void RoundWorker::Push(uint64_t clock, bool in_doubt) {
   const std::shared_ptr<const RoundTable> table = RandomTable();
   const std::vector<size_t> rows = RandomRows();
-  const Way way = RandomWay(in_doubt);
+  const Way way = RandomWriteWay(in_doubt);
   const bool too_late = client_.told().rounds > clock;
   const uint64_t n_late = client_.n_late_pushes();
   table->ledger->NoteSent(session_, Round(clock), rows);
@@ -179,7 +179,7 @@ void RoundWorker::GiveUpPull(uint64_t clock) {
 void RoundWorker::Wild(uint64_t clock, bool in_doubt) {
   const std::vector<size_t> rows = RandomRows();
   const std::vector<Key> keys = KeysOf(rows);
-  const Way way = RandomWay(in_doubt);
+  const Way way = RandomWriteWay(in_doubt);
   constexpr Op kOps[] = {Op::kPush, Op::kPush, Op::kAssign, Op::kRemove, Op::kContains, Op::kPull};
   const Op op = kOps[Random(std::size(kOps))];
   Terms terms{clock + 1, op == Op::kPush ? PushGate(clock) : PullGate(clock, false)};

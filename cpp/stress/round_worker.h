@@ -49,6 +49,9 @@ class RoundWorker {
   };
 
   Way RandomWay(bool in_doubt) { return in_doubt ? Way(Random(2)) : Way(Random(4)); }
+  // Embedded, a write may queue behind others for whoever tells clocks, which must find its rounds
+  // folded: so it has passed its gate, as those of Python have.
+  Way RandomWriteWay(bool in_doubt) { return RandomWay(in_doubt || field_.ground->is_embedded()); }
   std::shared_ptr<const RoundTable> RandomTable();
   std::vector<size_t> RandomRows();
   // False: the session has ended before the gate was open.
