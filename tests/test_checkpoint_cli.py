@@ -220,7 +220,7 @@ def test_import_as_the_script_makes_the_table(run: Run, tmp_path: Path) -> None:
     assert made.consistency == {"name": "BSP", "backup": 1}
     assert (made.shape, made.num_shards, made.replication, made.group) == ((2,), 5, 2, "trainers")
     assert table.round == 0
-    assert table.constants[:3] == (0.5, 0.5, 0.75)
+    assert table.shards[0].constants[:3] == (0.5, 0.5, 0.75)
     rows = cw.merged(cw.replay(lineage, "w", 2))
     assert rows[5] == (10.0, 11.0, *[0.0] * 6)
 

@@ -21,7 +21,7 @@ uint32_t* KeyIndex::Insert(Key key) {
   bucket.used = static_cast<uint8_t>(bucket.used | 1u << slot);
   bucket.keys[slot] = key;
   bucket.payloads[slot] = 0;
-  bucket.marked = static_cast<uint8_t>(bucket.marked & ~(1u << slot));
+  Unmark(&bucket.payloads[slot]);
   ++size_;
   return &bucket.payloads[slot];
 }

@@ -9,12 +9,6 @@ namespace {
 // Rows are fetched so many before they are copied.
 constexpr size_t kFetchAhead = 16;
 
-void PrefetchRow(const float* row, size_t row_floats) {
-  const char* const begin = reinterpret_cast<const char*>(row);
-  const size_t bytes = std::min<size_t>(row_floats * sizeof(float), 512);
-  for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(begin + offset);
-}
-
 }  // namespace
 
 void RowChanges::BeforeWrite(std::span<const Key> keys, uint32_t* const* payloads) {

@@ -175,9 +175,7 @@ class SparseShard final : public ShardData {
         Remove(loaded);
         return false;
       }
-      uint32_t* const payload = index_.Insert(key);
-      if (!inline_rows_) *payload = arena_.Allocate();
-      std::memcpy(RowOf(payload), from + sizeof(key), row_bytes);
+      std::memcpy(RowOf(InsertRow(key)), from + sizeof(key), row_bytes);
       loaded.push_back(key);
     }
     return true;
@@ -195,10 +193,7 @@ class SparseShard final : public ShardData {
       index_.ReserveFor(n);
       for (size_t i = begin; i < begin + n; ++i) {
         uint32_t* payload = index_.Find(keys[i]);
-        if (payload == nullptr) {
-          payload = index_.Insert(keys[i]);
-          if (!inline_rows_) *payload = arena_.Allocate();
-        }
+        if (payload == nullptr) payload = InsertRow(keys[i]);
         std::memcpy(RowOf(payload), rows + i * row_floats_, row_floats_ * sizeof(float));
       }
     });
@@ -256,7 +251,7 @@ class SparseShard final : public ShardData {
       const size_t n = std::min(kBlockKeys, places.size() - begin);
       for (size_t i = 0; i < n; ++i) {
         (*block)[i] = RowAt(places[begin + i]);
-        PrefetchRow((*block)[i]);
+        PrefetchRow((*block)[i], row_floats_);
       }
     };
     if (!places.empty()) fetch(0, &rows[0]);
@@ -279,7 +274,7 @@ class SparseShard final : public ShardData {
       if (n >= kBlockKeys) visit(next_key, next_row);
       next_key = key;
       next_row = RowOf(payload);
-      if (!inline_rows_) PrefetchRow(next_row);
+      if (!inline_rows_) PrefetchRow(next_row, row_floats_);
       ++n;
     });
     for (size_t i = n - std::min(n, kBlockKeys); i < n; ++i) {
@@ -295,12 +290,6 @@ class SparseShard final : public ShardData {
     return RowOf(const_cast<uint32_t*>(&payload));
   }
 
-  void PrefetchRow(const float* row) const {
-    const char* const begin = reinterpret_cast<const char*>(row);
-    const size_t bytes = std::min<size_t>(row_floats_ * sizeof(float), 512);
-    for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(begin + offset);
-  }
-
   void CopyValue(const float* row, float* value) const {
     if (width_ == 1) {
       *value = *row;
@@ -313,7 +302,7 @@ class SparseShard final : public ShardData {
     for (size_t i = 0; i < keys.size(); ++i) {
       uint32_t* const payload = index_.Find(keys[i]);
       rows[i] = payload == nullptr ? nullptr : RowOf(payload);
-      if (!inline_rows_ && rows[i] != nullptr) PrefetchRow(rows[i]);
+      if (!inline_rows_ && rows[i] != nullptr) PrefetchRow(rows[i], row_floats_);
     }
   }
 
@@ -328,13 +317,19 @@ class SparseShard final : public ShardData {
     if (changes_.is_on()) changes_.BeforeWrite(keys, payloads.data());
     for (size_t i = 0; i < keys.size(); ++i) {
       rows[i] = RowOf(payloads[i]);
-      if (!inline_rows_) PrefetchRow(rows[i]);
+      if (!inline_rows_) PrefetchRow(rows[i], row_floats_);
     }
   }
 
-  uint32_t* CreateRow(Key key) {
+  // A row of an absent key, its floats undefined. Requires: as KeyIndex::Insert.
+  uint32_t* InsertRow(Key key) {
     uint32_t* const payload = index_.Insert(key);
     if (!inline_rows_) *payload = arena_.Allocate();
+    return payload;
+  }
+
+  uint32_t* CreateRow(Key key) {
+    uint32_t* const payload = InsertRow(key);
     if (changes_.is_on()) changes_.OnCreate(key, payload);
     float* const row = RowOf(payload);
     FillInitial(spec().initializer, key, 0, row, width_);

@@ -9,8 +9,6 @@ import os
 import threading
 import time
 
-import numpy as np
-
 from fastps.checkpoint import driver
 from fastps.checkpoint.manifest import LATEST, SavedTable
 from fastps.checkpoint.reading import Lineage
@@ -241,12 +239,7 @@ class Saving(abc.ABC):
         for table, saved in tables:
             layout = saved.layout()
             if isinstance(table, DenseTable):
-                values = np.empty(layout.n_elements, np.float32)
-                for shard in range(saved.num_shards):
-                    for change in lineage.dense_changes(saved.name, shard, saved.num_shards):
-                        for array, begin, piece in change.pieces:
-                            if array == 0:
-                                values[begin : begin + len(piece)] = piece
+                values, *_ = lineage.final_arrays(saved.name, 0, 1)
                 table.assign(values.reshape(table.shape), timeout=timeout)
                 continue
             for shard in lineage.shards_by_file(saved.name):

@@ -307,14 +307,11 @@ class Agent:
         n_shards = sum(saved[name].num_shards for name in names.values())
         progress = Progress(self, number, lineage.bytes * len(body["shards"]) // max(1, n_shards))
         for table, shard in self._in_order(lineage, names, body["shards"]):
-            description = saved[names[table]]
-            num_shards = description.definition.num_shards
-            assert num_shards is not None
-            if description.definition.kind == "sparse":
-                self._shards.reserve_rows(
-                    table, shard, lineage.n_rows(names[table], shard, num_shards)
-                )
-            for change in lineage.changes_of(names[table], shard, num_shards):
+            name = names[table]
+            num_shards = saved[name].num_shards
+            if saved[name].definition.kind == "sparse":
+                self._shards.reserve_rows(table, shard, lineage.n_rows(name, shard, num_shards))
+            for change in lineage.changes_of(name, shard, num_shards):
                 if isinstance(change, DenseChange):
                     for array, begin, values in change.pieces:
                         self._shards.load_dense(table, shard, array, begin, values)
@@ -324,8 +321,7 @@ class Agent:
                     self._shards.load_removed(table, shard, change.removed)
                 self._shards.load_rows(table, shard, change.keys, change.rows)
                 progress.add(change.keys.nbytes + change.rows.nbytes)
-            of_saved = description.shards[shard * description.num_shards // num_shards]
-            self._shards.finish_load(table, shard, list(of_saved.constants))
+            self._shards.finish_load(table, shard, list(saved[name].shards[shard].constants))
         return {}
 
     @staticmethod

@@ -30,7 +30,6 @@ from fastps.checkpoint.manifest import (
     SavedGroup,
     SavedShard,
     SavedTable,
-    check_tag,
 )
 from fastps.checkpoint.progress import Progress, make_progress
 from fastps.checkpoint.reading import Lineage, newest
@@ -222,12 +221,7 @@ def _begin_save(
 ) -> PendingSave:
     store = Store(uri)
     parent = _parent(store) if incremental else None  # its number is taken when ours is chosen
-    number = retention.next_number(store)
-    tag = retention.tag_of(number) if tag is None else check_tag(tag)
-    if tag in store.list_tags():
-        raise CheckpointError(
-            f"there is a checkpoint {tag!r} in {store.uri} already; give another tag, or none"
-        )
+    number, tag = retention.new_place(store, tag)
     cut_id, attempt = secrets.token_hex(16), secrets.token_hex(8)
     session, clock = worker
     parent_id = "" if parent is None else parent.cut_id
@@ -295,7 +289,7 @@ def restore(
         A table exists with other settings; the message names them.
     """
     store = Store(uri)
-    lineage = Lineage.open(store, tag if tag == LATEST else check_tag(tag))
+    lineage = Lineage.open(store, tag)
     tag = lineage.newest.tag
     asked = m.Restore(
         session,

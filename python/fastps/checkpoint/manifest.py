@@ -19,13 +19,17 @@ from dataclasses import dataclass
 from fastps import _core, optimizers
 from fastps.errors import CheckpointError, ConfigError, FastPSError, WireError
 from fastps.scheduler import wire
-from fastps.scheduler.messages import TableDefinition
+from fastps.scheduler.cuts import CutGroup as SavedGroup
+from fastps.scheduler.cuts import CutPass as SavedPass
+from fastps.scheduler.messages import ATTEMPT, TAG, TableDefinition
 from fastps.scheduler.wire import JsonDict
 
 __all__ = [
+    "ATTEMPT",
     "FORMAT",
     "LATEST",
     "MANIFEST",
+    "TAG",
     "Layout",
     "Manifest",
     "Parent",
@@ -50,8 +54,6 @@ DENSE_ELEMENTS_MAX = 1 << 40  # kDenseElementsMax
 NAME_BYTES_MAX = 512  # kNameBytesMax
 CONSTANTS_MAX = 8  # cpp/routing/table_spec.h: kRuleConstantsMax
 
-TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-ATTEMPT = re.compile(r"[0-9a-f]{16}")
 CUT_ID = re.compile(r"[0-9a-f]{32}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.~-]{0,119}\.safetensors")
 
@@ -211,11 +213,6 @@ class SavedTable:
         return len(self.shards)
 
     @property
-    def constants(self) -> tuple[float, ...]:
-        """The constants of the update rule in force; set_lr() changes those of all shards."""
-        return self.shards[0].constants
-
-    @property
     def bytes(self) -> int:
         """The size of its files."""
         return sum(part.bytes for part in self.parts)
@@ -228,28 +225,6 @@ class SavedTable:
     def layout(self) -> Layout:
         """Return of what its rows consist."""
         return layout_of(self.definition)
-
-
-@dataclass(frozen=True)
-class SavedPass:
-    """A pass of chunks(): which items are done, as half-open intervals, rising."""
-
-    number: int
-    n_items: int
-    deterministic: bool
-    is_finished: bool
-    done: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class SavedGroup:
-    """A group of workers: its clock at the cut, and its barriers and passes."""
-
-    name: str
-    clock: int
-    num_workers: int
-    barriers: int
-    passes: tuple[SavedPass, ...]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TextIO
 
-__all__ = ["Progress", "make_progress"]
+__all__ = ["Progress", "counted", "make_progress"]
 
 
 class Progress:
@@ -73,3 +75,21 @@ def make_progress(title: str, stream: TextIO | None = None) -> Progress | None:
         return Progress(title, stream)
     except ImportError:
         return None
+
+
+@contextlib.contextmanager
+def counted(title: str, total_bytes: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a bar, where there can be one, for a block that is given what counts further bytes."""
+    bar = make_progress(title)
+    if bar is None:
+        yield lambda _: None
+        return
+    done = 0
+
+    def advance(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        bar.show(done, total_bytes)
+
+    with bar:
+        yield advance

@@ -275,6 +275,23 @@ class Lineage:
             self._check_counts(step, {shard: sum(map(len, used))})
             seen = np.unique(np.concatenate([seen, *used, *removed]))
 
+    def final_arrays(self, name: str, shard: int, num_shards: int) -> list[FloatArray]:
+        """Return a shard of a dense table, which is all of it when there is one shard.
+
+        Values, slots 0 and 1, row slots 0 and 1; empty where there is none.
+        """
+        layout = self.table(name).layout()
+        begin, end = layout.block(shard, num_shards)
+        first_row, last_row = layout.rows_of(begin, end)
+        sizes = [end - begin] * (1 + len(layout.slots)) + [0] * (2 - len(layout.slots))
+        sizes += [last_row - first_row] * len(layout.row_slots) + [0] * (2 - len(layout.row_slots))
+        arrays = [np.zeros(size, np.float32) for size in sizes]
+        for change in self.dense_changes(name, shard, num_shards):
+            for array, at, values in change.pieces:
+                first = at - (begin if array < ROW_SLOT_ARRAY else first_row)
+                arrays[array][first : first + len(values)] = values
+        return arrays
+
     def shards_by_file(self, name: str) -> list[int]:
         """Return the saved shards in the order in which files are best read."""
         table = self._history(name).steps[0].table

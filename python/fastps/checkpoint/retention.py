@@ -8,15 +8,13 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Any
 
-import numpy as np
-
 from fastps.checkpoint.manifest import Manifest, SavedShard, SavedTable, check_tag
 from fastps.checkpoint.parts import PART_BYTES, PartWriter
-from fastps.checkpoint.reading import Lineage, newest, preference
+from fastps.checkpoint.reading import Lineage, preference
 from fastps.checkpoint.storage import Store
 from fastps.errors import CheckpointError, ConfigError
 
-__all__ = ["compact", "newest", "next_number", "retain"]
+__all__ = ["compact", "new_place", "retain"]
 
 # What a save left that failed is removed after so long: another one may be writing there.
 LEFTOVER_SECONDS = 3600.0
@@ -38,6 +36,21 @@ def next_number(store: Store) -> int:
         except CheckpointError:
             continue  # whoever reads that checkpoint is told
     return max(numbers) + 1
+
+
+def new_place(store: Store, tag: str | None) -> tuple[int, str]:
+    """Return the number of a new checkpoint, and its name: `tag`, or by its number.
+
+    Raises
+    ------
+    CheckpointError
+        There is a checkpoint of that name.
+    """
+    number = next_number(store)
+    if tag is None:
+        return number, tag_of(number)  # nobody has it: the number is higher than such names
+    store.check_free(check_tag(tag))
+    return number, tag
 
 
 def retain(store: Store, keep: int) -> list[str]:
@@ -144,8 +157,7 @@ def compact(
     CheckpointError
         A checkpoint cannot be read, or the new one not be written; then there is none.
     """
-    if check_tag(to) in store.list_tags():
-        raise CheckpointError(f"there is a checkpoint {to!r} in {store.uri} already")
+    store.check_free(check_tag(to))
     lineage = Lineage.open(store, tag)
     attempt = secrets.token_hex(8)
     try:
@@ -176,7 +188,7 @@ def _compacted(
         for shard in lineage.shards_by_file(table.name):
             if writer.is_dense:
                 begin, end = table.layout().block(shard, table.num_shards)
-                arrays = dense_arrays(lineage, table.name, shard, table.num_shards)
+                arrays = lineage.final_arrays(table.name, shard, table.num_shards)
                 writer.add_dense(shard, begin, end, arrays)
                 if progress is not None:
                     progress(sum(array.nbytes for array in arrays))
@@ -200,18 +212,3 @@ def _compacted(
 
 def _full(shard: SavedShard) -> SavedShard:
     return dataclasses.replace(shard, is_full=True)
-
-
-def dense_arrays(lineage: Lineage, name: str, shard: int, num_shards: int) -> list[Any]:
-    """Return a dense shard: values, slots 0 and 1, row slots 0 and 1; empty where there is none."""
-    layout = lineage.table(name).layout()
-    begin, end = layout.block(shard, num_shards)
-    first_row, last_row = layout.rows_of(begin, end)
-    sizes = [end - begin] * (1 + len(layout.slots)) + [0] * (2 - len(layout.slots))
-    sizes += [last_row - first_row] * len(layout.row_slots) + [0] * (2 - len(layout.row_slots))
-    arrays = [np.zeros(size, np.float32) for size in sizes]
-    for change in lineage.dense_changes(name, shard, num_shards):
-        for array, at, values in change.pieces:
-            first = at - (begin if array < 3 else first_row)
-            arrays[array][first : first + len(values)] = values
-    return arrays

@@ -123,10 +123,7 @@ class Store:
             except FileExistsError:
                 # A put whose answer was lost is repeated by the library below: then it is ours.
                 if self._files.read(name) != data:
-                    raise CheckpointError(
-                        f"there is a checkpoint {manifest.tag!r} in {self.uri} already, and none "
-                        "is overwritten; give another tag, or none"
-                    ) from None
+                    raise CheckpointError(self._is_taken(manifest.tag)) from None
 
     def read(self, name: str) -> bytes:
         """Return the content of a file."""
@@ -183,6 +180,11 @@ class Store:
 
     # Removal.
 
+    def check_free(self, tag: str) -> None:
+        """Raise `CheckpointError` when there is a complete checkpoint of that name."""
+        if tag in self.list_tags():
+            raise CheckpointError(self._is_taken(tag))
+
     def list_folders(self) -> list[str]:
         """Return the folders that may be checkpoints, with and without manifest, sorted."""
         with self._explained("list", ""):
@@ -237,6 +239,12 @@ class Store:
             )
 
     # Errors.
+
+    def _is_taken(self, tag: str) -> str:
+        return (
+            f"there is a checkpoint {tag!r} in {self.uri} already, and none is overwritten; give "
+            "another tag, or none"
+        )
 
     def _not_there(self, tag: str) -> str:
         tags = self.list_tags()

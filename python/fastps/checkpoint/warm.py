@@ -17,14 +17,12 @@ from fastps.checkpoint.manifest import (
     Parent,
     SavedShard,
     SavedTable,
-    check_tag,
     layout_of,
 )
 from fastps.checkpoint.parts import FloatArray, KeyArray, PartWriter
 from fastps.checkpoint.reading import Lineage
-from fastps.checkpoint.retention import next_number, tag_of
+from fastps.checkpoint.retention import new_place
 from fastps.checkpoint.storage import Store
-from fastps.errors import CheckpointError
 from fastps.scheduler.messages import TableDefinition
 
 __all__ = ["assigned_rows", "write_values"]
@@ -89,10 +87,7 @@ def write_values(
     CheckpointError
         There is a checkpoint of that name, or it cannot be written.
     """
-    number = next_number(store)
-    tag = tag_of(number) if tag is None else check_tag(tag)
-    if tag in store.list_tags():
-        raise CheckpointError(f"there is a checkpoint {tag!r} in {store.uri} already")
+    number, tag = new_place(store, tag)
     base = None if add_to is None else Lineage.open(store, add_to).newest
     attempt = secrets.token_hex(8)
     try:

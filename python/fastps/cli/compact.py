@@ -6,7 +6,7 @@ import argparse
 
 from fastps.checkpoint import retention
 from fastps.checkpoint.manifest import LATEST
-from fastps.checkpoint.progress import make_progress
+from fastps.checkpoint.progress import counted
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.storage import Store
 
@@ -42,19 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Compact and say what became of it."""
     store = Store(arguments.uri)
     lineage = Lineage.open(store, arguments.tag)
-    bar = make_progress(f"compacting {lineage.newest.tag}")
-    if bar is None:
-        manifest = retention.compact(store, lineage.newest.tag, arguments.to)
-    else:
-        done = 0
-
-        def advance(n_bytes: int) -> None:
-            nonlocal done
-            done += n_bytes
-            bar.show(done, None)
-
-        with bar:
-            manifest = retention.compact(store, lineage.newest.tag, arguments.to, progress=advance)
+    with counted(f"compacting {lineage.newest.tag}") as advance:
+        manifest = retention.compact(store, lineage.newest.tag, arguments.to, progress=advance)
     print(
         f"{manifest.tag}: {manifest.bytes:,} bytes in full, of {len(lineage.manifests)} "
         f"checkpoints with {lineage.bytes:,} bytes"

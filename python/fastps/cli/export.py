@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fastps.checkpoint.manifest import LATEST
-from fastps.checkpoint.progress import make_progress
+from fastps.checkpoint.progress import counted
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.storage import Store
 from fastps.cli.row_files import FORMATS, write_rows
@@ -58,30 +58,18 @@ def run(arguments: argparse.Namespace) -> int:
     check_output("--output", arguments.output)
     lineage = Lineage.open(Store(arguments.uri), arguments.tag)
     lineage.table(arguments.table)  # an unknown one, before the file is begun
-    bar = make_progress(f"exporting {arguments.table}")
-    done = 0
-
-    def advance(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        if bar is not None:
-            bar.show(done, None)
-
-    with atomic_output(arguments.output) as file:
-        if bar is not None:
-            bar.__enter__()
-        try:
-            n = write_rows(
-                file,
-                arguments.format,
-                lineage,
-                arguments.table,
-                with_state=arguments.with_state,
-                progress=advance,
-            )
-        finally:
-            if bar is not None:
-                bar.__exit__(None, None, None)
+    with (
+        atomic_output(arguments.output) as file,
+        counted(f"exporting {arguments.table}") as advance,
+    ):
+        n = write_rows(
+            file,
+            arguments.format,
+            lineage,
+            arguments.table,
+            with_state=arguments.with_state,
+            progress=advance,
+        )
     print(
         f"{arguments.output}: {n} rows of table {arguments.table!r} of checkpoint "
         f"{lineage.newest.tag}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastps import consistency, initializers, optimizers
 from fastps.checkpoint.manifest import Manifest, SavedTable
-from fastps.checkpoint.progress import make_progress
+from fastps.checkpoint.progress import counted
 from fastps.checkpoint.reading import Lineage, preference
 from fastps.checkpoint.storage import Store
 from fastps.cli.status import section
@@ -181,17 +181,6 @@ def _as_json(lineage: Lineage) -> dict[str, Any]:
 
 
 def _verify(lineage: Lineage, *, own: bool = False) -> None:
-    bar = make_progress(f"verifying {lineage.newest.tag}")
-    if bar is None:
-        lineage.verify(own=own)
-        return
-    done = 0
     total = lineage.newest.bytes if own else lineage.bytes
-
-    def advance(n_bytes: int) -> None:
-        nonlocal done
-        done += n_bytes
-        bar.show(done, total)
-
-    with bar:
+    with counted(f"verifying {lineage.newest.tag}", total) as advance:
         lineage.verify(progress=advance, own=own)

@@ -25,7 +25,6 @@ import numpy.typing as npt
 from fastps.checkpoint.manifest import Layout
 from fastps.checkpoint.parts import KeyArray, tensor_names
 from fastps.checkpoint.reading import Lineage
-from fastps.checkpoint.retention import dense_arrays
 from fastps.errors import ConfigError
 
 __all__ = ["FORMATS", "load_pyarrow", "write_rows"]
@@ -107,7 +106,7 @@ def _sparse_pieces(
 
 
 def _dense_whole(lineage: Lineage, table: str, layout: Layout, names: list[str]) -> Arrays:
-    arrays = dense_arrays(lineage, table, 0, 1)
+    arrays = lineage.final_arrays(table, 0, 1)
     wide = arrays[: 1 + len(layout.slots)]
     chosen = [*(each.reshape(layout.shape) for each in wide), *arrays[3:]]
     return dict(zip(names, chosen, strict=False))

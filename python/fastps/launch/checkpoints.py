@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastps.checkpoint import driver
-from fastps.checkpoint.reading import newest
 from fastps.checkpoint.storage import Store
 from fastps.config import DEFAULT_GROUP
 from fastps.control import SocketControl
@@ -139,7 +138,7 @@ class Checkpoints:
         began = time.monotonic()
         try:
             store = Store(self._plan.uri)
-            if not self._plan.resume or newest(store) is None:
+            if not self._plan.resume or not store.list_tags():
                 self._said.put(f"checkpoints go to {store.uri}")
                 return
             manifest = driver.restore(self._control, 0, store.uri).manifest

@@ -1,6 +1,6 @@
 """What a checkpoint holds besides rows: where each group is, and which tables there are. Values.
 
-Their fields are those of the manifest, so they go into messages as they are.
+Manifests have groups and passes as they are here.
 """
 
 from __future__ import annotations

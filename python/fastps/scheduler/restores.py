@@ -34,9 +34,7 @@ from fastps.scheduler.records import (
     EpochStarted,
     PassStarted,
     RestoreEnded,
-    TableCreated,
 )
-from fastps.scheduler.ring import place_chains
 from fastps.scheduler.saves import Saves
 from fastps.scheduler.table_requests import SHARDS_MAX, TableRequests
 from fastps.scheduler.tables import TABLES_MAX, complete, consistency_of
@@ -340,29 +338,13 @@ class Restores:
 
     def _make_tables(self, tables: list[CutTable], fit: list[int]) -> dict[int, JsonDict]:
         """Make the tables, every shard on one server; return what each server is to load."""
-        facts = self._facts
         loads: dict[int, JsonDict] = {}
         for cut in tables:
-            definition = cut.definition
-            assert definition.num_shards is not None
-            assert definition.group is not None
-            chains = place_chains(definition.name, definition.num_shards, fit, 1)
-            rounds = None
-            consistency = consistency_of(definition.consistency)
-            if isinstance(consistency, BSP):
-                group = facts.groups[definition.group]
-                group.clocks.keep_rounds(consistency.backup)
-                rounds = (group.number, group.clocks.rounds)
-            facts.bump()
-            facts.record(
-                TableCreated(
-                    definition, tuple(chains), facts.version, rounds[1] if rounds else None
-                )
-            )
-            table = facts.tables.add(definition, chains, facts.version, rounds)
-            for shard, (server_id,) in enumerate(chains):
+            table = self._tables.add(cut.definition, fit, 1)
+            for shard, view in enumerate(table.views):
+                (server_id,) = view.chain
                 body = loads.setdefault(server_id, {"tables": {}, "shards": []})
-                body["tables"][table.table_id] = definition.name
+                body["tables"][table.table_id] = cut.definition.name
                 body["shards"].append([table.table_id, shard])
         for body in loads.values():
             body["tables"] = [[number, name] for number, name in body["tables"].items()]

@@ -5,6 +5,7 @@ Pure: no thread, no socket, no clock. Not thread-safe; the scheduler's one threa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastps.consistency import BSP
@@ -130,19 +131,29 @@ class TableRequests:
                 f"and may have {SHARDS_MAX}: give a smaller num_shards"
             )
         assert definition.replication is not None
-        chains = place_chains(wanted.name, definition.num_shards, servers, definition.replication)
+        return self.add(definition, servers, definition.replication)
+
+    def add(self, definition: m.TableDefinition, servers: Sequence[int], copies: int) -> Table:
+        """Make a table, each shard with so many copies on these servers to begin with.
+
+        Requires: `definition` is complete and may be made.
+        """
+        facts = self._facts
+        assert definition.num_shards is not None
+        chains = place_chains(definition.name, definition.num_shards, servers, copies)
         facts.bump()
-        rounds = self._first_round(definition, group)
+        rounds = self._first_round(definition)
         facts.record(
             TableCreated(definition, tuple(chains), facts.version, rounds[1] if rounds else None)
         )
         return facts.tables.add(definition, chains, facts.version, rounds)
 
-    def _first_round(self, definition: m.TableDefinition, group: str) -> tuple[int, int] | None:
+    def _first_round(self, definition: m.TableDefinition) -> tuple[int, int] | None:
         """Return a BSP table's group number and first round, with its rounds kept from now on."""
         consistency = consistency_of(definition.consistency)
         if not isinstance(consistency, BSP):
             return None
-        clocks = self._facts.groups[group].clocks
-        clocks.keep_rounds(consistency.backup)
-        return self._facts.groups[group].number, clocks.rounds
+        assert definition.group is not None
+        group = self._facts.groups[definition.group]
+        group.clocks.keep_rounds(consistency.backup)
+        return group.number, group.clocks.rounds
