@@ -16,6 +16,8 @@ SOURCES := $(CPP_SOURCES) $(shell find python bench -name '*.py' -o -name '*.pyi
 TEST_PARTS := -Ccmake.define.FASTPS_BUILD_TESTS=ON -Ccmake.define.FASTPS_BUILD_STRESS=ON \
   -Ccmake.define.FASTPS_BUILD_FUZZ=ON
 TEST_BUILD := -Cbuild-dir=build/test $(TEST_PARTS)
+# Tests that start processes stay together on one of the workers (tests/conftest.py).
+PARALLEL := -n $(JOBS) --dist loadgroup
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 unexport PYTHONPATH
@@ -39,7 +41,7 @@ demo: $(VENV)/.installed ## train logistic regression on 2 servers and 2 workers
 
 .PHONY: test
 test: $(VENV)/.installed ## build and run all tests; PYTEST_ARGS="-k name" for some
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 .PHONY: consistency
 consistency: $(VENV)/.installed ## BSP bits on all cluster sizes, SSP over 10^5 pulls (minutes)
@@ -137,7 +139,7 @@ asan: $(VENV)/.installed ## run the tests under AddressSanitizer and UBSan
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	  PYTHONPATH=$(CURDIR)/build/asan/site \
 	  LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  $(PY) -m pytest -o timeout=600 $(PYTEST_ARGS)
+	  $(PY) -m pytest -o timeout=600 $(PARALLEL) $(PYTEST_ARGS)
 
 # The sanitizers of C++ programs of our own need nothing preloaded. libzmq has none in it, so what it
 # does on its own threads is not looked at.
