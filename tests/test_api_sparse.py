@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -490,3 +492,83 @@ def test_any_series_of_calls_gives_what_a_dict_gives(client, sparse, seed) -> No
             assert len(table) == len(model)
     client.flush()
     assert collect(table, batch_rows=9) == {key: row.tolist() for key, row in model.items()}
+
+
+# Ids of fields, options by name, values of other libraries.
+
+
+@pytest.mark.parametrize(
+    "ids", [[7, 9], [[0, 2**64 - 1]], [-1, -(2**63)], [], np.int8(3), np.arange(5, dtype=np.uint16)]
+)
+def test_ids_of_a_field_are_hashes_of_field_and_id(ids: Any) -> None:
+    array = np.array(ids, dtype=object)
+    texts = np.array([f"user={each}" for each in array.ravel()], dtype=object)
+    expected = fastps.hash_keys(texts.reshape(array.shape))
+    got = fastps.hash_ids("user", ids)
+    assert got.dtype == np.uint64
+    np.testing.assert_array_equal(got, expected.reshape(got.shape))
+    assert got.shape == array.shape
+
+
+def test_ids_that_are_none_are_refused() -> None:
+    for ids in ([1.5], ["7"], [True], np.array([1.0]), [2**64], [-1, 2**63], [[1], [1, 2]]):
+        with pytest.raises((fastps.KeyTypeError, fastps.ShapeError)):
+            fastps.hash_ids("user", ids)
+    for field in (3, None, "\ud800", b"user"):
+        with pytest.raises(fastps.KeyTypeError, match="field"):
+            fastps.hash_ids(field, [1])
+
+
+def test_options_by_name(embedded: Any) -> None:
+    table = embedded.sparse_table("named", optimizer="Adagrad", consistency="ssp:3")
+    same = {"optimizer": fastps.optimizers.AdaGrad(), "consistency": fastps.SSP(3)}
+    assert embedded.sparse_table("named", **same).name == table.name
+    with pytest.raises(fastps.TableMismatchError):
+        embedded.sparse_table("named", consistency="bsp")
+    assert fastps.optimizers.Adagrad is fastps.optimizers.AdaGrad
+    assert fastps.optimizers.RMSprop is fastps.optimizers.RMSProp
+    with pytest.raises(fastps.ConfigError, match="'adagrad'"):
+        embedded.dense_table("other", shape=2, optimizer="adamw")
+    with pytest.raises(fastps.ConfigError, match="ssp:S"):
+        embedded.dense_table("other", shape=2, consistency="ssp")
+
+
+class _Tensor:
+    """As much of a PyTorch tensor of bfloat16 that requires a gradient as matters here."""
+
+    dtype = "torch.bfloat16"
+
+    def __init__(self, values: list[float], *, is_detached: bool = False) -> None:
+        self._values, self._is_detached = values, is_detached
+
+    def detach(self) -> _Tensor:
+        return _Tensor(self._values, is_detached=True)
+
+    def float(self) -> _Tensor:
+        as_float = _Tensor(self._values, is_detached=self._is_detached)
+        as_float.dtype = "torch.float32"
+        return as_float
+
+    def numpy(self) -> Any:
+        assert self._is_detached
+        assert self.dtype == "torch.float32"
+        return np.array(self._values, np.float32)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.numpy()
+
+
+def test_tensors_of_other_libraries(sparse: Callable[..., Any]) -> None:
+    table = sparse()
+    table.push([1, 2], _Tensor([0.5, 2.0]))
+    assert table.pull([1, 2]).tolist() == [0.5, 2.0]
+    torch = pytest.importorskip("torch")
+    table.push([1], torch.ones(1, dtype=torch.bfloat16, requires_grad=True))
+    assert table.pull([1]).tolist() == [1.5]
+
+
+def test_bfloat16_of_numpy(sparse: Callable[..., Any]) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    table = sparse()
+    table.push([1], np.array([1.5], ml_dtypes.bfloat16))
+    assert table.pull([1]).tolist() == [1.5]

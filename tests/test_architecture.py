@@ -38,7 +38,7 @@ PYTHON_FLOORS = [
     {"life"},
     {"lives"},
     {"tables"},
-    {"saving"},
+    {"collectives", "saving"},
     {"client"},
     {"connection"},
     {"__init__", "__main__", "cli", "launch", "models"},

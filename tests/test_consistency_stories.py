@@ -206,7 +206,7 @@ def test_answers_that_are_held_back_are_bounded(monkeypatch: pytest.MonkeyPatch)
     asked = [job.ask(m.Barrier(first.session, 1, clean=True)) for _ in range(4)]
     job.beat_server(1, 0)
     assert [job.waits(each) for each in asked] == [True, False, False, False]
-    assert job.answer(m.Barrier(first.session, 1, clean=True)) == m.Passed(0)
+    assert job.answer(m.Barrier(first.session, 1, clean=True)) == m.Passed(0, (0,))
 
 
 def test_the_map_that_ends_a_session_comes_before_the_rounds_and_notices_it_releases() -> None:
@@ -277,8 +277,8 @@ def test_unequal_numbers_of_steps_hang_nobody() -> None:
     waiting = job.ask(m.Barrier(first.session, 1, clean=True))
     job.step(second, 3)
     assert job.minimum() == 5
-    assert job.answer(m.Barrier(second.session, 1, clean=True)) == m.Passed(5)
-    assert job.answers[waiting].message == m.Passed(5)
+    assert job.answer(m.Barrier(second.session, 1, clean=True)) == m.Passed(5, (0, 1))
+    assert job.answers[waiting].message == m.Passed(5, (0, 1))
     job.answer(m.Leave(first.session))
     job.step(second, 4)
     assert job.minimum() == 9
@@ -306,7 +306,7 @@ def test_a_request_that_overtakes_the_heartbeat_of_its_step_says_the_clock() -> 
     job.step(second)
     assert job.minimum() == 2
     job.answer(m.Barrier(second.session, 1, clean=True, clock=3))
-    assert job.answers[waiting].message == m.Passed(3)
+    assert job.answers[waiting].message == m.Passed(3, (0, 1))
     holder = m.NextChunk(second.session, 1, 1, False, None)
     job.answer(holder)
     job.ask(m.NextChunk(first.session, 1, 1, False, None, clean=True, clock=4))
@@ -325,7 +325,7 @@ def test_a_barrier_makes_all_live_again_in_one_step() -> None:
     waiting = [job.ask(m.Barrier(each.session, 1, clean=True)) for each in (second, first)]
     assert job.minimum() == 2
     job.step(third)
-    assert job.answer(m.Barrier(third.session, 1, clean=True)) == m.Passed(3)
+    assert job.answer(m.Barrier(third.session, 1, clean=True)) == m.Passed(3, (0, 1, 2))
     assert [job.answers[each].message.clock for each in waiting] == [4, 3]
     status = job.answer(m.GetStatus()).status["groups"][0]
     assert [worker["idle"] for worker in status["workers"]] == [False] * 3
@@ -384,7 +384,7 @@ def test_a_repeated_request_for_a_passed_barrier_changes_nothing() -> None:
     job.ask(m.Barrier(first.session, 1, clean=True))
     job.ask(m.Barrier(second.session, 1, clean=True))
     job.step(first)
-    assert job.answer(m.Barrier(second.session, 1, clean=True)) == m.Passed(0)
+    assert job.answer(m.Barrier(second.session, 1, clean=True)) == m.Passed(0, (0, 1))
     assert job.minimum() == 0
 
 

@@ -410,7 +410,7 @@ def test_an_embedded_barrier_returns_after_the_news_that_it_rests_on() -> None:
     while not job.control.call(m.GetStatus(), 5)[0].status["groups"][0]["in_barrier"]:
         assert time.monotonic() < deadline
     job.control.beat(second.session, 3, 0)
-    assert job.control.call(m.Barrier(second.session, 1, clean=True), 5)[0] == m.Passed(3)
+    assert job.control.call(m.Barrier(second.session, 1, clean=True), 5)[0] == m.Passed(3, (0, 1))
     thread.join()
     assert returned == [3]
     job.control.close()

@@ -142,7 +142,7 @@ def test_the_minimum_never_falls_though_an_idle_worker_is_behind_it() -> None:
     assert job.waits(request)
     again = job.ask(m.Barrier(second.session, 1, clean=True))
     job.ask(m.Barrier(first.session, 1, clean=True, clock=6))
-    assert job.answers[again].message == m.Passed(6)
+    assert job.answers[again].message == m.Passed(6, (0, 1))
 
 
 def test_a_word_from_before_the_restart_is_not_enough() -> None:
@@ -206,7 +206,7 @@ def test_a_barrier_that_was_passed_lets_late_askers_out() -> None:
     waiting = job.ask(m.Barrier(first.session, 1))
     assert job.waits(waiting)
     _back(job, first, second)
-    assert job.answers[waiting].message == m.Passed(0)
+    assert job.answers[waiting].message == m.Passed(0, (0, 1))
     assert isinstance(job.answer(m.Barrier(second.session, 1)), m.Passed)
     request = job.ask(m.Barrier(first.session, 2))
     assert job.waits(request)

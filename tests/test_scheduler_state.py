@@ -94,7 +94,7 @@ def test_a_barrier_waits_for_launched_ranks_and_tells_joiners_its_number() -> No
     assert job.waits(waiting)
     second = job.join(1)
     assert job.waits(waiting)
-    assert job.answer(m.Barrier(second.session, 1)) == m.Passed(0)
+    assert job.answer(m.Barrier(second.session, 1)) == m.Passed(0, (0, 1))
     assert job.answers[waiting].with_map
     assert job.join(2).barrier == 1
 
@@ -113,7 +113,7 @@ def test_a_barrier_does_not_wait_for_the_dead(how: str) -> None:
         for _ in range(11):
             job.beat(first)
             job.wait(1)
-    assert job.answers[waiting].message == m.Passed(0)
+    assert job.answers[waiting].message == m.Passed(0, (0,))
 
 
 def test_a_barrier_waits_for_a_rank_whose_process_restarts() -> None:

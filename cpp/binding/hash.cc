@@ -2,6 +2,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <charconv>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -28,6 +30,26 @@ py::array_t<uint64_t> HashStrings(const py::list& strings, uint64_t seed) {
                                      " is no str that UTF-8 can hold; needed are str");
     }
     out[i] = Xxh64(std::string_view(text, static_cast<size_t>(size)), seed);
+  }
+  return hashes;
+}
+
+// The hashes of "field=id" for each id, as HashStrings has them.
+template <typename Id>
+py::array_t<uint64_t> HashIds(const std::string& field,
+                              const py::array_t<Id, py::array::c_style>& ids) {
+  py::array_t<uint64_t> hashes(ids.size());
+  const auto n = static_cast<size_t>(ids.size());
+  const Id* const in = ids.data();
+  uint64_t* const out = hashes.mutable_data();
+  py::gil_scoped_release release;
+  std::string text = field + '=';
+  const size_t prefix = text.size();
+  text.resize(prefix + std::numeric_limits<Id>::digits10 + 2);  // a sign and a last digit
+  for (size_t i = 0; i < n; ++i) {
+    const char* const end =
+        std::to_chars(text.data() + prefix, text.data() + text.size(), in[i]).ptr;
+    out[i] = Xxh64(std::string_view(text.data(), static_cast<size_t>(end - text.data())), 0);
   }
   return hashes;
 }
@@ -73,6 +95,8 @@ py::array_t<uint32_t> ShardsOfKeys(const py::array_t<uint64_t, py::array::c_styl
 void BindHash(py::module_& m) {
   m.def("xxh64", &Checksum, py::arg("data"));
   m.def("shards_of_keys", &ShardsOfKeys, py::arg("keys"), py::arg("num_shards"));
+  m.def("hash_field_ids", &HashIds<uint64_t>, py::arg("field"), py::arg("ids").noconvert());
+  m.def("hash_field_ids", &HashIds<int64_t>, py::arg("field"), py::arg("ids").noconvert());
   m.def("hash_strings", &HashStrings, py::arg("strings"), py::arg("seed"));
 }
 

@@ -25,7 +25,7 @@ from fastps.errors import (
     WireError,
 )
 from fastps.futures import Future
-from fastps.keys import KeySet, hash_keys
+from fastps.keys import KeySet, hash_ids, hash_keys
 from fastps.tables import DenseTable, SparseTable
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "WireError",
     "__version__",
     "connect",
+    "hash_ids",
     "hash_keys",
     "initializers",
     "optimizers",

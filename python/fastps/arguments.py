@@ -6,7 +6,8 @@ import math
 import operator
 from typing import Any
 
-from fastps.consistency import Consistency
+from fastps import optimizers
+from fastps.consistency import Consistency, from_text
 from fastps.errors import ConfigError, ValueRangeError
 from fastps.initializers import Initializer
 from fastps.optimizers import Optimizer
@@ -19,9 +20,9 @@ def definition_of(
     name: str,
     kind: str,
     shape: tuple[int, ...] | None,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer | str | None,
     initializer: Initializer | None,
-    consistency: Consistency | None,
+    consistency: Consistency | str | None,
     num_shards: int | None,
     replication: int | None,
 ) -> TableDefinition:
@@ -33,6 +34,10 @@ def definition_of(
         An argument is of the wrong type. Its value is judged by the scheduler.
     """
     check_name(name)
+    if isinstance(optimizer, str):
+        optimizer = optimizers.from_text(optimizer)
+    if isinstance(consistency, str):
+        consistency = from_text(consistency)
     for argument, value, needed in (
         ("optimizer", optimizer, Optimizer),
         ("initializer", initializer, Initializer),

@@ -10,7 +10,7 @@ import math
 import time
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -20,6 +20,7 @@ from fastps.arguments import (
     checked_shape,
     definition_of,
 )
+from fastps.collectives import Collectives
 from fastps.config import Settings
 from fastps.consistency import Consistency, Gate
 from fastps.embedded import EmbeddedCluster
@@ -44,7 +45,7 @@ Item = TypeVar("Item")
 logger = logging.getLogger("fastps")
 
 
-class Client(Saving):
+class Client(Saving, Collectives):
     """A worker's session: tables, steps, barriers, chunks of work. Thread-safe.
 
     Made by `connect`; a context manager that closes at its end, as does the end of the process.
@@ -126,9 +127,9 @@ class Client(Saving):
         name: str,
         *,
         row_shape: int | Sequence[int] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         initializer: Initializer | None = None,
-        consistency: Consistency | None = None,
+        consistency: Consistency | str | None = None,
         num_shards: int | None = None,
         replication: int | None = None,
         timeout: float | None = None,
@@ -143,12 +144,13 @@ class Client(Saving):
             1 to 512 bytes.
         row_shape : tuple of int, optional
             Default (): scalar rows.
-        optimizer : Optimizer, optional
-            How pushes change rows. Default `optimizers.Accumulate`.
+        optimizer : Optimizer or str, optional
+            How pushes change rows; "adagrad" is ``optimizers.AdaGrad()``. Default
+            `optimizers.Accumulate`.
         initializer : Initializer, optional
             Values of rows that nobody wrote. Default `initializers.Zeros`.
-        consistency : Consistency, optional
-            Default `ASP`.
+        consistency : Consistency or str, optional
+            "ssp:3" is ``SSP(3)``. Default `ASP`.
         num_shards : int, optional
             Default 256.
         replication : int, optional
@@ -178,9 +180,9 @@ class Client(Saving):
         name: str,
         *,
         shape: int | Sequence[int] | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | str | None = None,
         initializer: Initializer | None = None,
-        consistency: Consistency | None = None,
+        consistency: Consistency | str | None = None,
         num_shards: int | None = None,
         replication: int | None = None,
         timeout: float | None = None,
@@ -268,15 +270,27 @@ class Client(Saving):
 
     def barrier(self, *, timeout: float | None = None) -> None:
         """Flush, then wait until every live or still expected worker of the group is here."""
+        self._meet(timeout)
+
+    def _meet(
+        self,
+        timeout: float | None,
+        prepare: Callable[[Life, int, float], None] = lambda life, number, deadline: None,
+    ) -> tuple[Life, tuple[int, ...]]:
+        """Pass a barrier; return the life in which, and who passed it.
+
+        `prepare` is called before the wait, with the barrier's number and the deadline.
+        """
         life, timeout = self._open_life(timeout, self._settings.gate_timeout)
         seconds = self._gate_timeout(timeout)
         deadline = time.monotonic() + seconds
         with life:
             self._flush(life, seconds, timeout, pulls=True)
             number = life.barriers + 1
-            began = time.monotonic()
             if timeout is None:
-                deadline = began + seconds
+                deadline = time.monotonic() + seconds
+            prepare(life, number, deadline)
+            began = time.monotonic()
             request = m.Barrier(life.session, number, life.steps.is_clean, life.steps.clock)
             try:
                 passed = self._lives.call(life, request, max(0.0, deadline - began))
@@ -286,6 +300,7 @@ class Client(Saving):
                 raise
             life.go_on(passed.clock, began)
             life.passed_barrier(number)
+        return life, passed.ranks
 
     def chunks(
         self, items: Sequence[Item], *, deterministic: bool = False, timeout: float | None = None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastps import _core
 from fastps.errors import DTypeError, KeyTypeError, ShapeError, ValueRangeError
 
-__all__ = ["KeySet", "as_keys", "as_prepared", "as_rows", "as_values", "hash_keys"]
+__all__ = ["KeySet", "as_keys", "as_prepared", "as_rows", "as_values", "hash_ids", "hash_keys"]
 
 Shape = tuple[int, ...]
 KeyArray = npt.NDArray[np.uint64]
@@ -123,6 +123,58 @@ def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
     return hashes.reshape(array.shape)
 
 
+def hash_ids(field: str, ids: npt.ArrayLike) -> KeyArray:
+    """Hash the ids of a field, so that equal ids of different fields get different keys.
+
+    Parameters
+    ----------
+    field : str
+        The field's or column's name.
+    ids : array_like of int
+        Any shape; negative ones are legal.
+
+    Returns
+    -------
+    ndarray of uint64
+        The shape of `ids`: `hash_keys` of the text ``field=id`` of each id.
+
+    Raises
+    ------
+    KeyTypeError
+        `field` is not a str that UTF-8 can hold, or `ids` holds anything but integers.
+
+    Examples
+    --------
+    >>> import fastps
+    >>> keys = fastps.hash_ids("user", [7, 9])
+    >>> bool((keys == fastps.hash_keys(["user=7", "user=9"])).all())
+    True
+    """
+    if not isinstance(field, str):
+        raise KeyTypeError(f"hash_ids: field is {field!r}, needed is a str, the field's name")
+    try:
+        field.encode()
+    except UnicodeEncodeError:
+        raise KeyTypeError(f"hash_ids: field is {field!r}, which UTF-8 cannot hold") from None
+    array = _integers(ids)
+    flat = np.ascontiguousarray(array.ravel(), np.uint64 if array.dtype.kind == "u" else np.int64)
+    return _core.hash_field_ids(field, flat).reshape(array.shape)
+
+
+def _integers(ids: Any) -> npt.NDArray[Any]:
+    """Return an array of integers, signed or not, or raise `KeyTypeError`."""
+    if isinstance(ids, (list, tuple, range)):
+        flat = np.array(ids, dtype=object).ravel().tolist()
+        below_zero = any(isinstance(each, (int, np.integer)) and each < 0 for each in flat)
+        return _of_list(ids, allow_negative=below_zero)
+    array = np.asarray(ids)
+    if array.size == 0:
+        return np.empty(array.shape, np.uint64)
+    if array.dtype.kind not in "iu":
+        raise _not_integers(str(array.dtype))
+    return array
+
+
 def as_prepared(keys: Any) -> tuple[KeyArray | _core.KeySet, Shape]:
     """Return a key set as the core has it, other keys as `as_keys` does; and their shape."""
     if isinstance(keys, KeySet):
@@ -199,10 +251,14 @@ def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
     ShapeError
         The shape is not exactly `shape`.
     """
+    if hasattr(values, "detach") and hasattr(values, "numpy"):
+        values = _of_tensor(values)
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise ShapeError(f"{what} is no regular array ({error}): {table}") from None
+    if array.dtype.name == "bfloat16":  # of ml_dtypes, as JAX has it; numpy itself knows none
+        array = array.astype(np.float32)
     if array.dtype.kind != "f" or array.dtype.itemsize > 8:
         raise DTypeError(
             f"{what} has dtype {array.dtype}, needed is float16, float32 or float64: convert it "
@@ -213,6 +269,17 @@ def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
     with np.errstate(over="ignore"):  # what overflows becomes infinite, which the core refuses
         flat = np.ascontiguousarray(array, dtype=np.float32)
     return flat.reshape(math.prod(shape))
+
+
+def _of_tensor(tensor: Any) -> Any:
+    """Return what numpy can read of a PyTorch tensor, without importing PyTorch.
+
+    One that requires a gradient, lies on another device or holds bfloat16 refuses as it is.
+    """
+    tensor = tensor.detach()
+    if str(tensor.dtype).endswith("bfloat16"):
+        tensor = tensor.float()
+    return tensor.cpu() if hasattr(tensor, "cpu") else tensor
 
 
 def _as_uint64(array: npt.NDArray[Any]) -> KeyArray:

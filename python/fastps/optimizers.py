@@ -29,12 +29,15 @@ __all__ = [
     "SGD",
     "Accumulate",
     "AdaGrad",
+    "Adagrad",
     "Adam",
     "Momentum",
     "Optimizer",
     "RMSProp",
+    "RMSprop",
     "check_row_parts",
     "from_json",
+    "from_text",
 ]
 
 ROW_PART_MAX = 1 << 22  # floats; kRowWidthMax in cpp/base/limits.h
@@ -727,3 +730,28 @@ def from_json(described: object) -> Optimizer:
     SGD(lr=0.5, weight_decay=0.0)
     """
     return _values.from_json("optimizer", _KNOWN, described)
+
+
+def from_text(text: str) -> Optimizer:
+    """Return the optimizer of that name, in any case, with its defaults.
+
+    Raises
+    ------
+    ConfigError
+        There is none.
+
+    >>> from_text("adagrad") == AdaGrad()
+    True
+    """
+    for name, optimizer in _KNOWN.items():
+        if name.lower() == text.lower():
+            return optimizer()
+    raise ConfigError(
+        f"optimizer is {text!r}, needed is one of {', '.join(map(repr, map(str.lower, _KNOWN)))}, "
+        "or a value of fastps.optimizers with numbers of its own"
+    )
+
+
+# PyTorch's spellings.
+Adagrad = AdaGrad
+RMSprop = RMSProp

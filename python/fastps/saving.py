@@ -30,6 +30,7 @@ class Saving(abc.ABC):
     _cluster: EmbeddedCluster | None
 
     def __init__(self) -> None:
+        super().__init__()
         self._saves: list[concurrent.futures.Future[str]] = []
         self._saves_lock = threading.Lock()
 

@@ -398,6 +398,23 @@ class SparseTable(_Table):
         assign = _core.Client.assign
         self._changed(assign, flat, checked, timeout=timeout, gate_timeout=gate_timeout)
 
+    # For arrays that workers exchange (collectives.py): whole rows, at no gate and in no step, so
+    # that a worker that waits meanwhile is idle.
+
+    def _write_aside(self, life: Life, keys: KeyArray, rows: FloatArray, seconds: float) -> None:
+        life.core.assign(self._place_in(life).id, keys, rows.ravel(), seconds)
+
+    def _remove_aside(self, life: Life, keys: KeyArray, seconds: float) -> None:
+        life.core.remove(self._place_in(life).id, keys, seconds)
+
+    def _read_aside(self, life: Life, keys: KeyArray, seconds: float) -> FloatArray:
+        return life.core.pull(self._place_in(life).id, keys, seconds)
+
+    def _place_in(self, life: Life) -> _Place:
+        life.check()
+        place = self._place
+        return place if place.life is life else self._find(life, None)
+
     def contains(self, keys: Any, *, timeout: float | None = None) -> npt.NDArray[np.bool_]:
         """Return which rows exist: bool, shape keys.shape."""
         flat, shape = as_keys(keys)

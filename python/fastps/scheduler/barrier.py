@@ -20,10 +20,13 @@ class GroupBarrier:
     ----------
     passed : int
         Barriers passed. All waiting are in barrier passed + 1.
+    ranks : tuple of int
+        Who passed the last one, in order.
     """
 
     def __init__(self) -> None:
         self.passed = 0
+        self.ranks: tuple[int, ...] = ()
         self._waiting: dict[int, Ticket] = {}
 
     def wait(self, rank: int, number: int, ticket: Ticket) -> None:
@@ -62,4 +65,5 @@ class GroupBarrier:
         released = sorted(self._waiting.items())
         self._waiting.clear()
         self.passed += 1
+        self.ranks = tuple(rank for rank, _ in released)
         return released

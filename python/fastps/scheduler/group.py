@@ -168,7 +168,7 @@ class Group:
             See `GroupBarrier.wait`.
         """
         if asked.number <= self.barriers.passed:
-            return [(ticket, self._passed(rank))]
+            return [(ticket, self._met(rank))]
         self.barriers.wait(rank, asked.number, ticket)
         self._rest(rank, asked.clean)
         return self._release_barrier()
@@ -309,9 +309,10 @@ class Group:
     def _release_barrier(self) -> list[Released]:
         released = self.barriers.release(self.clocks.ranks())
         if released:
-            self._record(BarrierPassed(self.number, self.barriers.passed))
+            barriers = self.barriers
+            self._record(BarrierPassed(self.number, barriers.passed, barriers.ranks))
         self.clocks.wake(rank for rank, _ in released)
-        return [(ticket, self._passed(rank)) for rank, ticket in released]
+        return [(ticket, self._met(rank)) for rank, ticket in released]
 
     def _chunks(self, answers: Iterable[Answer]) -> list[Released]:
         """Answer waits for items; who waited counts again before any of them is told a clock."""
@@ -324,6 +325,9 @@ class Group:
 
     def _passed(self, rank: int) -> Passed:
         return Passed(self._clock(rank))
+
+    def _met(self, rank: int) -> Passed:
+        return Passed(self._clock(rank), self.barriers.ranks)
 
     def _clock(self, rank: int) -> int:
         clock = self.clocks.clock_of(rank)

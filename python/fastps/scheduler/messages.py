@@ -158,9 +158,13 @@ class TableInfo(Message):
 
 @dataclass(frozen=True)
 class Passed(Message):
-    """A wait is over, and the session goes on at ``clock``; carries the map."""
+    """A wait is over, and the session goes on at ``clock``; carries the map.
+
+    ``ranks``: who passed the barrier that was asked for, in order; empty for other waits.
+    """
 
     clock: int
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,11 @@ class RoundsForgotten(Record):
 
 @dataclass(frozen=True)
 class BarrierPassed(Record):
-    """A group, by number, has passed so many barriers."""
+    """A group, by number, has passed so many barriers; ``ranks`` passed the last one, in order."""
 
     group: int
     passed: int
+    ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

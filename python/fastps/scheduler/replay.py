@@ -179,6 +179,7 @@ class Replay:
         group = next(each for each in self.state.groups.values() if each.number == record.group)
         if isinstance(record, r.BarrierPassed):
             group.barriers.passed = record.passed
+            group.barriers.ranks = record.ranks
         elif isinstance(record, r.PassStarted):
             group.restore_pass(record)
         else:
