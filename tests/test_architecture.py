@@ -148,6 +148,12 @@ def test_only_one_folder_knows(pattern: str, folder: str) -> None:
     assert [path for path in found if path.relative_to(CPP).parts[0] != folder] == []
 
 
+def test_one_header_prefetches() -> None:
+    """The builtin vanishes where it is not inlined early; base/prefetch.h is what stays."""
+    found = {str(p.relative_to(CPP)) for p in cpp_files() if "_prefetch(" in p.read_text()}
+    assert found == {"base/prefetch.h"}
+
+
 def test_headers_open_with_a_comment_and_a_guard() -> None:
     for path in set(CPP.rglob("*.h")) - set(CPP.rglob("*-inl.h")):  # those are for several places
         text = path.read_text()

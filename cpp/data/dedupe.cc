@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/prefetch.h"
 
 namespace fastps {
 namespace {
@@ -26,7 +27,7 @@ class PositionTable {
       : slots_(kSlotsMin), shift_(64 - static_cast<int>(std::bit_width(kSlotsMin - 1))) {}
 
   size_t Home(uint64_t key) const { return MixKey(key) >> shift_; }
-  void Prefetch(size_t home) const { __builtin_prefetch(&slots_[home], 1); }
+  void Prefetch(size_t home) const { fastps::Prefetch(&slots_[home]); }
 
   // Makes room for kBlock further keys beside the `unique` ones.
   void Reserve(const std::vector<uint64_t>& unique) {

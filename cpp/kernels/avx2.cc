@@ -2,6 +2,7 @@
 // and it defines no symbol but the table.
 #include <immintrin.h>
 
+#include "base/prefetch.h"
 #include "kernels/kernels.h"
 
 namespace fastps::avx2 {

@@ -2,6 +2,7 @@
 // compiled for it (see cpp/CMakeLists.txt), and it defines no symbols but these loops.
 #include <immintrin.h>
 
+#include "base/prefetch.h"
 #include "kernels/kernels.h"
 
 namespace fastps {

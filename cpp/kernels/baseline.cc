@@ -1,4 +1,5 @@
 // The loops for every CPU of the architecture (SSE2 on x86-64).
+#include "base/prefetch.h"
 #include "kernels/kernels.h"
 
 namespace fastps::baseline {

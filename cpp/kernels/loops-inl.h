@@ -1,6 +1,6 @@
 // The loops, each written once. Every target's file includes this text inside its own unnamed
-// namespace, after kernels.h, vectors-inl.h and what the target adds to it (see baseline.cc), and
-// compiles it for its own instructions.
+// namespace, after prefetch.h, kernels.h, vectors-inl.h and what the target adds to it (see
+// baseline.cc), and compiles it for its own instructions.
 //
 // Plain C and builtins only: an inline function of std, compiled here for AVX2, could be the copy
 // that the linker keeps for the whole program, and crash an older CPU.
@@ -115,16 +115,6 @@ FASTPS_INLINE void UpdateSpan(const RuleConstants& c, RowTerms<float> row, const
   const RowTerms<F> spread = Spread<F>(row);
   for (; i + kLanes <= n; i += kLanes) StepWhole<Rule, F>(c, spread, place, gradients, i);
   StepRest<Rule>(c, row, place, gradients, i, n - i);
-}
-
-// Asks for the memory of a row that comes soon: rows lie anywhere, and the long divisions and roots
-// of one row leave the CPU no room to look ahead to the next by itself. Past the first KiB the
-// hardware has seen the direction.
-inline void PrefetchRow(const float* row, size_t row_floats) {
-  constexpr size_t kLineFloats = 16;
-  constexpr size_t kFloatsMax = 256;
-  const size_t n = row_floats < kFloatsMax ? row_floats : kFloatsMax;
-  for (size_t i = 0; i < n; i += kLineFloats) __builtin_prefetch(row + i, 1);
 }
 
 // Rows of one float of a rule that divides: a division of one float takes as long as one of a

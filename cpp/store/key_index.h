@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "base/prefetch.h"
 #include "base/types.h"
 #include "store/page_pool.h"
 
@@ -24,8 +25,8 @@ class KeyIndex {
   size_t bytes() const { return n_buckets_ * sizeof(Bucket); }
 
   // Fetches the cache line that Find(key) will read.
-  void Prefetch(Key key) const {
-    if (n_buckets_ != 0) __builtin_prefetch(&BucketAt(HomeOf(key)));
+  [[gnu::always_inline]] void Prefetch(Key key) const {
+    if (n_buckets_ != 0) fastps::Prefetch(&BucketAt(HomeOf(key)));
   }
 
   // The payload of `key`, or null. Valid until the next ReserveFor or Erase.

@@ -2,7 +2,6 @@
 // full-sized. A freed row is used again before a new one is cut. No locks: one thread at a time.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -10,13 +9,6 @@
 #include "store/page_pool.h"
 
 namespace fastps {
-
-// Fetches the cache lines of a row, the first 512 bytes at most.
-[[gnu::always_inline]] inline void PrefetchRow(const float* row, size_t row_floats) {
-  const char* const begin = reinterpret_cast<const char*>(row);
-  const size_t bytes = std::min<size_t>(row_floats * sizeof(float), 512);
-  for (size_t offset = 0; offset < bytes; offset += 64) __builtin_prefetch(begin + offset);
-}
 
 class RowArena {
  public:

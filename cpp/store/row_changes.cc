@@ -3,6 +3,8 @@
 #include <cstring>
 #include <utility>
 
+#include "base/prefetch.h"
+
 namespace fastps {
 namespace {
 

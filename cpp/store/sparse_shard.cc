@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "base/prefetch.h"
 #include "data/xxh64.h"
 #include "rules/initializer.h"
 #include "store/key_index.h"
