@@ -84,6 +84,14 @@ class Job:
         self._clocks[joined.session] = joined.clock
         return joined
 
+    def replace(self, joined: m.Joined) -> m.Joined:
+        """Let the launcher start a worker's process again, which joins as its rank."""
+        session = self.state.sessions.find(joined.session)
+        assert session is not None
+        rank, group, pid = session.rank, session.group, session.pid
+        self.answer(m.ProcessExited("worker", pid, group, rank, False))
+        return self.join(rank, group, pid)
+
     def beat(self, joined: m.Joined, clock: int | None = None, **said: int) -> None:
         """Let a worker's heartbeat come: it ended `clock` steps, and heard every notice."""
         session = joined.session

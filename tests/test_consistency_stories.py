@@ -79,11 +79,11 @@ def test_a_later_joiner_starts_at_the_minimum_and_is_told_it() -> None:
     assert late.notice == job.state.groups["default"].clocks.notice
 
 
-def test_a_join_for_a_live_rank_ends_the_older_session_and_goes_on_at_its_clock() -> None:
+def test_a_rank_whose_process_was_started_again_goes_on_at_its_clock() -> None:
     """A rank's new session starts at max(minimum, the ended session's clock)."""
     job, (first, second) = _bsp_job()
     job.step(first, 2)
-    newer = job.join(0)
+    newer = job.replace(first)
     assert newer.clock == 2
     job.beat(first, 3)  # the older one still speaks
     assert job.clock_of(newer) == 2
@@ -99,7 +99,7 @@ def test_a_join_for_a_live_rank_ends_the_older_session_and_goes_on_at_its_clock(
 def test_a_replaced_rank_is_waited_for_all_the_time() -> None:
     job, (first, second) = _bsp_job()
     job.step(second, 3)
-    newer = job.join(0)
+    newer = job.replace(first)
     assert (newer.clock, newer.minimum, job.minimum()) == (0, 0, 0)
     assert job.live_sessions() == [second.session, newer.session]
     assert first.session not in job.live_sessions()
@@ -166,6 +166,7 @@ def test_a_server_that_is_lost_or_holds_nothing_holds_no_eviction_up() -> None:
 def test_who_takes_a_rank_over_begins_once_servers_refuse_the_former() -> None:
     job, (first, second) = _bsp_job()
     job.servers_obey = False
+    job.answer(m.ProcessExited("worker", 10, "default", 0, False))
     request = job.ask(m.Join("default", 0, 5, f"{5:032x}"))
     again = job.ask(m.Join("default", 0, 5, f"{5:032x}"))
     assert job.waits(request)

@@ -342,7 +342,9 @@ class Story:
         assert self.group.clocks.minimum <= self.group.clocks.rounds
 
     def join(self, rank: int) -> None:
-        self.live[rank] = self.job.join(rank, pid=rank)
+        there = self.live.get(rank)
+        replaced = there is not None and there.session in self.job.live_sessions()
+        self.live[rank] = self.job.replace(there) if replaced else self.job.join(rank, pid=rank)
         self.job.beat(self.live[rank])
 
     def kill(self, _: int) -> None:

@@ -419,7 +419,7 @@ def test_who_asks_anew_for_its_answer_was_lost_gets_its_rank() -> None:
 @pytest.mark.parametrize("restarts", [False, True])
 def test_who_is_busy_but_not_silent_may_rejoin_late(restores: int, restarts: bool) -> None:
     story, checkpoint = _saved(lease=10.0)
-    former, story.other = story.worker, story.join(1)
+    former, story.other = story.worker, story.replace(story.other)
     known = bytes.fromhex(story._boot_ids[former.session])
     for number in range(1, restores + 1):
         story.restore_all(checkpoint, number=number)

@@ -33,10 +33,10 @@ def test_sessions_rise_and_change_the_map() -> None:
     assert job.answer(m.Leave(first.session)) == m.Done()  # again
 
 
-def test_a_join_for_a_live_rank_ends_the_older_session() -> None:
+def test_a_rank_whose_process_was_started_again_has_a_new_session() -> None:
     job = Job()
     old = job.join(0)
-    new = job.join(0)
+    new = job.replace(old)
     assert job.live_sessions() == [new.session]
     assert error(job.answer(m.Barrier(old.session, 1))) == "SessionEndedError"
 
@@ -258,7 +258,7 @@ def test_a_worker_that_ends_waits_for_no_table() -> None:
     job = Job(servers=1)
     joined = job.join(0)
     creating = job.ask(create(joined))
-    job.join(0)
+    job.replace(joined)
     assert error(job.answers[creating].message) == "SessionEndedError"
 
 

@@ -1,7 +1,7 @@
 """Who is here: the sessions of workers, and how they end. Servers are in `servers`.
 
 A session is one joined life of a worker, numbered from 1, only up, never reused. Ended by leaving,
-by another join for the rank, by the exit of the process, or by silence for the lease.
+by another join for the rank (embedded), by the exit of the process, or by silence for the lease.
 
 Pure: `now` (seconds of a steady clock) is an argument. Not thread-safe; the scheduler's one thread
 uses it.
@@ -9,6 +9,7 @@ uses it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from fastps.errors import WireError
@@ -27,6 +28,10 @@ class Session:
 
     Attributes
     ----------
+    last_seen : float
+        When its silence began, as far as leases are concerned.
+    heard_at : float
+        When its last heartbeat came.
     told : int
         Number of the newest notice sent to it.
     stopped_at : int
@@ -52,6 +57,7 @@ class Session:
     told: int = 0
     stopped_at: int = 0
     former: int = 0
+    heard_at: float = -math.inf
     times: StepTimes = field(default_factory=StepTimes)
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 
-from fastps.errors import ConfigError, SessionEndedError
+from fastps.errors import ConfigError, FastPSError, SessionEndedError
 from fastps.scheduler import messages as m
-from fastps.scheduler.actions import Action, Beat, Reply, Ticket
+from fastps.scheduler.actions import Action, Beat, Reply, Ticket, refusal
 from fastps.scheduler.chunks import Worker
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.group import Group, Released
@@ -17,6 +17,7 @@ from fastps.scheduler.membership import Session, check_boot_id
 from fastps.scheduler.pace import check_staleness
 from fastps.scheduler.records import RankExpected, RankGivenUp, SessionEnded, SessionStarted
 from fastps.scheduler.table_requests import TableRequests
+from fastps.scheduler.taken_ranks import TakenRanks
 
 __all__ = ["RANK_MAX", "Workers"]
 
@@ -39,11 +40,16 @@ class Workers:
     def __init__(self, facts: Facts, tables: TableRequests) -> None:
         self._facts = facts
         self._tables = tables
+        self._taken = TakenRanks(facts.sessions)
 
     # They come and go.
 
     def join(self, ticket: Ticket, asked: m.Join, now: float) -> list[Action]:
-        """Begin a session, unless this join already did."""
+        """Begin a session, unless this join already did.
+
+        For a rank that has a live session it waits; see `TakenRanks`. In an embedded cluster, where
+        nobody is silent, it ends that session.
+        """
         check_boot_id(asked.boot_id)
         facts = self._facts
         group = facts.group_of(asked.group, now)
@@ -61,6 +67,10 @@ class Workers:
             if asked.former:
                 self._check_rejoining(asked, rank, group, older)
             if older is not None:
+                asks_anew = asked.former and older.former == asked.former
+                if not facts.shape.embedded and not asks_anew:
+                    self._taken.wait(ticket, asked, now)
+                    return []
                 actions += self._end(older, "was replaced by a newer join", replaced=True)
             session = facts.sessions.start(asked.group, rank, asked.pid, asked.boot_id, now)
             session.former = asked.former
@@ -112,6 +122,13 @@ class Workers:
         actions: list[Action] = []
         for session in self._facts.sessions.overdue(now):
             actions += self._end(session, f"was silent for {self._facts.shape.lease:g} s")
+        free, refused = self._taken.judge(now)
+        actions += refused
+        for each in free:
+            try:
+                actions += self.join(each.ticket, each.asked, now)
+            except FastPSError as error:
+                actions.append(refusal(each.ticket, error))
         for name, group in self._facts.groups.items():
             for rank in group.overdue(now):
                 actions += self._give_up(name, rank)
@@ -122,7 +139,7 @@ class Workers:
 
     def heard(self, session: Session, beat: Beat, now: float) -> None:
         """Take in what a live session's heartbeat says of its steps."""
-        session.last_seen = now
+        session.last_seen = session.heard_at = now
         self.group_at(session, beat.clock, beat.busy_us)
 
     def barrier(self, ticket: Ticket, asked: m.Barrier, now: float) -> list[Action]:
