@@ -27,10 +27,11 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 # may use each other.
 PYTHON_FLOORS = [
     {"_version", "errors"},
-    {"config", "_core", "_core_test", "_values"},
-    {"consistency", "futures", "initializers", "optimizers", "_libzmq"},
+    {"config", "_core", "_core_test", "_values", "pickling"},
+    {"consistency", "initializers", "optimizers", "watching", "_libzmq"},
     {"data", "scheduler"},
-    {"arguments", "control"},
+    {"arguments"},
+    {"control", "futures"},
     {"keys"},
     {"checkpoint"},
     {"embedded"},

@@ -40,6 +40,8 @@ ClientHandle EmbeddedClient(std::shared_ptr<EmbeddedCluster> cluster, uint64_t s
 void BindClient(py::module_& m) {
   py::class_<Ticket>(m, "Ticket")
       .def("done", &Ticket::Done)
+      .def("failed", &Ticket::Failed)
+      .def_static("wait_for_any", &Ticket::WaitForAny, py::arg("tickets"), py::arg("timeout"))
       .def("result", &Ticket::Result, py::arg("timeout"));
 
   py::class_<KeySet, std::shared_ptr<KeySet>>(m, "KeySet")

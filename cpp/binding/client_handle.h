@@ -233,11 +233,17 @@ class ClientHandle {
       return client_->WaitForWrites(slice_ends_ms, pulls);
     };
     if (!WaitInSlices(DeadlineAfter(timeout), settled)) {
-      ThrowNamed("FastPSTimeoutError",
-                 "flush: not every push was acknowledged by the deadline; call it again to go on "
-                 "waiting");
+      // What failed already is told here too: after close() nobody could ask again.
+      const auto failed = client_->UnobservedFailures();
+      ThrowNamed(
+          "FastPSTimeoutError",
+          "flush: not every push was acknowledged by the deadline; call it again to go on "
+          "waiting" +
+              (failed.empty() ? std::string() : ". Failed so far: " + DescribeFailures(failed)));
     }
-    if (const auto failed = client_->TakeUnobservedFailure()) RaiseFailure(*failed);
+    if (const auto failed = client_->TakeUnobservedFailures(); !failed.empty()) {
+      RaiseFailures(failed);
+    }
   }
 
   void Close() {

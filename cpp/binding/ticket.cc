@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "binding/bind.h"
@@ -21,30 +22,82 @@ int64_t DeadlineAfter(double timeout) {
   return NowMs() + static_cast<int64_t>(std::ceil(std::max(timeout, 0.0) * 1000));
 }
 
-void RaiseFailure(const Call& call) {
-  const Status& status = call.status();
-  if (status.code() != Code::kServerLost) Throw(status);
+namespace {
+
+// What is lost and was needed by a call that failed so: sorted, each once.
+struct Lost {
+  explicit Lost(const Call& call) {
+    for (const ServerId server : call.lost_servers()) servers.push_back(server.value);
+    for (const ShardId shard : call.lost_shards()) shards.push_back(shard.value);
+    std::ranges::sort(servers);
+    std::ranges::sort(shards);
+    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  }
   std::vector<uint32_t> servers, shards;
-  for (const ServerId server : call.lost_servers()) servers.push_back(server.value);
-  for (const ShardId shard : call.lost_shards()) shards.push_back(shard.value);
-  std::ranges::sort(servers);
-  std::ranges::sort(shards);
-  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-  const std::string& table = call.plan().spec().name;
+};
+
+std::string Describe(const Call& call) {
+  const Status& status = call.status();
+  if (status.code() != Code::kServerLost) return status.message();
+  const Lost lost(call);
   std::string named;
-  for (size_t i = 0; i < std::min<size_t>(shards.size(), 8); ++i) {
-    named += (i == 0 ? "" : ", ") + std::to_string(shards[i]);
+  for (size_t i = 0; i < std::min<size_t>(lost.shards.size(), 8); ++i) {
+    named += (i == 0 ? "" : ", ") + std::to_string(lost.shards[i]);
   }
-  if (shards.size() > 8) named += ", ...";
-  std::string lost_servers;
-  for (const uint32_t server : servers) {
-    lost_servers += (lost_servers.empty() ? "" : ", ") + std::to_string(server);
+  if (lost.shards.size() > 8) named += ", ...";
+  std::string servers;
+  for (const uint32_t server : lost.servers) {
+    servers += (servers.empty() ? "" : ", ") + std::to_string(server);
   }
-  ThrowServerLost(std::string(OpName(call.op())) + " on table '" + table + "': server " +
-                      lost_servers + " is lost and with it every copy of " +
-                      std::to_string(shards.size()) + " shards of this call (" + named + "). " +
-                      status.message(),
-                  py::cast(servers), table, py::cast(shards));
+  return std::string(OpName(call.op())) + " on table '" + call.plan().spec().name + "': server " +
+         servers + " is lost and with it every copy of " + std::to_string(lost.shards.size()) +
+         " shards of this call (" + named + "). " + status.message();
+}
+
+[[noreturn]] void RaiseAs(const Call& call, const std::string& message) {
+  if (call.status().code() != Code::kServerLost) Throw(Status(call.status().code(), message));
+  const Lost lost(call);
+  ThrowServerLost(message, py::cast(lost.servers), call.plan().spec().name, py::cast(lost.shards));
+}
+
+}  // namespace
+
+void RaiseFailure(const Call& call) { RaiseAs(call, Describe(call)); }
+
+std::string DescribeFailures(std::span<const std::shared_ptr<const Call>> calls) {
+  std::vector<std::pair<std::string, size_t>> kinds;  // in the order of their first calls
+  for (const auto& call : calls) {
+    std::string said =
+        std::string(OpName(call->op())) + " on table '" + call->plan().spec().name + "'";
+    std::string why = Describe(*call);
+    // Most reasons begin with the table, or with all of that.
+    if (const std::string table = "table '" + call->plan().spec().name + "': ";
+        why.starts_with(table)) {
+      why.erase(0, table.size());
+    }
+    said = why.starts_with(said) ? why : said + ": " + why;
+    const auto there =
+        std::ranges::find(kinds, said, [](const auto& kind) -> const auto& { return kind.first; });
+    if (there == kinds.end()) {
+      kinds.emplace_back(std::move(said), 1);
+    } else {
+      ++there->second;
+    }
+  }
+  std::string all;
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    const auto& [said, n] = kinds[i];
+    all += (i == 0 ? "(" : "; (") + std::to_string(i + 1) + ") ";
+    if (n > 1) all += std::to_string(n) + " times: ";
+    all += said;
+  }
+  return all;
+}
+
+void RaiseFailures(std::span<const std::shared_ptr<const Call>> calls) {
+  if (calls.size() == 1) RaiseFailure(*calls[0]);
+  RaiseAs(*calls[0], std::to_string(calls.size()) + " writes failed whose results nobody asked " +
+                         "for: " + DescribeFailures(calls));
 }
 
 Ticket::~Ticket() {
@@ -56,6 +109,17 @@ Ticket::~Ticket() {
 bool Ticket::Done() const {
   py::gil_scoped_release release;
   return client_->IsDone(*call_);
+}
+
+bool Ticket::Failed() const { return Done() && !call_->status().ok(); }
+
+bool Ticket::WaitForAny(const std::vector<const Ticket*>& tickets, double timeout) {
+  std::vector<const Call*> calls;
+  for (const Ticket* ticket : tickets) calls.push_back(ticket->call_.get());
+  if (calls.empty()) return false;
+  Client& client = *tickets[0]->client_;
+  const auto ended = [&](int64_t until_ms) { return client.WaitForAny(calls, until_ms); };
+  return WaitInSlices(DeadlineAfter(timeout), ended);
 }
 
 py::object Ticket::Take() {

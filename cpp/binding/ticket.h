@@ -7,7 +7,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/limits.h"
@@ -37,6 +40,13 @@ bool WaitInSlices(int64_t deadline_ms, Wait wait) {
 // Raises the error that `call` ended with. Requires: it has ended with one.
 [[noreturn]] void RaiseFailure(const Call& call);
 
+// Says what became of calls, those of which the same is to be said counted in one.
+std::string DescribeFailures(std::span<const std::shared_ptr<const Call>> calls);
+
+// Raises one error, of the kind that the first call ended with, which tells of all of them.
+// Requires: there are some, and each has ended with an error.
+[[noreturn]] void RaiseFailures(std::span<const std::shared_ptr<const Call>> calls);
+
 class Ticket {
  public:
   Ticket(std::shared_ptr<Client> client, std::shared_ptr<Call> call, pybind11::object output)
@@ -45,6 +55,10 @@ class Ticket {
   ~Ticket();
 
   bool Done() const;
+  // Whether the call has ended with an error. To ask is not to be told of it.
+  bool Failed() const;
+  // Waits until one of the tickets, all of one client, is done; false when the time was over.
+  static bool WaitForAny(const std::vector<const Ticket*>& tickets, double timeout);
 
   // What the call brought. Raises its error, FastPSTimeoutError, or what Ctrl-C raises.
   pybind11::object Result(double timeout);

@@ -248,6 +248,19 @@ bool Client::Wait(const Call& call, int64_t deadline_ms) {
   return WaitUntil(lock, deadline_ms, [&] { return call.done(); });
 }
 
+bool Client::WaitForAny(std::span<const Call* const> calls, int64_t deadline_ms) {
+  MutexLock lock(mutex_);
+  const auto any_ended = [&] {
+    return std::ranges::any_of(calls, [this](const Call* call) { return HasEnded(*call); });
+  };
+  if (runtime_ != nullptr) return WaitUntil(lock, deadline_ms, any_ended);
+  for (;;) {
+    RunGated(lock);
+    if (any_ended()) return true;
+    if (!SleepSlice(lock, deadline_ms)) return false;
+  }
+}
+
 bool Client::WaitForRoom(int64_t deadline_ms) {
   if (runtime_ == nullptr) return true;
   MutexLock lock(mutex_);
@@ -302,16 +315,25 @@ bool Client::WaitForWrites(int64_t deadline_ms, bool pulls) {
   return std::ranges::all_of(open, [&](const auto& call) { return Wait(*call, deadline_ms); });
 }
 
-std::shared_ptr<const Call> Client::TakeUnobservedFailure() {
+std::vector<std::shared_ptr<const Call>> Client::UnobservedFailures() {
   MutexLock lock(mutex_);
-  std::shared_ptr<const Call> first;
+  std::vector<std::shared_ptr<const Call>> failed;
   for (const auto& call : writes_) {
-    if (!HasEnded(*call) || call->status().ok() || call->observed) continue;
+    if (FailedUnseen(*call)) failed.push_back(call);
+  }
+  return failed;
+}
+
+std::vector<std::shared_ptr<const Call>> Client::TakeUnobservedFailures() {
+  MutexLock lock(mutex_);
+  std::vector<std::shared_ptr<const Call>> failed;
+  for (const auto& call : writes_) {
+    if (!FailedUnseen(*call)) continue;
     call->observed = true;
-    if (first == nullptr) first = call;
+    failed.push_back(call);
   }
   ForgetEndedWrites();
-  return first;
+  return failed;
 }
 
 void Client::NeedBackgroundThread() {

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -97,6 +98,9 @@ class Client {
   // Waits until `call` is done; false when `deadline_ms` came first.
   bool Wait(const Call& call, int64_t deadline_ms);
 
+  // Waits until one of `calls` is done; false when `deadline_ms` came first.
+  bool WaitForAny(std::span<const Call* const> calls, int64_t deadline_ms);
+
   bool IsDone(const Call& call);
 
   // The caller stops waiting: its arrays are not touched after this returns. A write goes on until
@@ -110,8 +114,10 @@ class Client {
   // Not Ok when the client was closed, or its session or epoch has ended.
   Status CheckOpen();
 
-  // The first failed write whose failure nobody was told of, or null. Each is told once.
-  std::shared_ptr<const Call> TakeUnobservedFailure();
+  // The failed writes whose failures nobody was told of, in call order.
+  std::vector<std::shared_ptr<const Call>> UnobservedFailures();
+  // The same; from now on they count as told.
+  std::vector<std::shared_ptr<const Call>> TakeUnobservedFailures();
 
   // Ends all calls with kClosed and lets the sockets go. May be called twice.
   void Close();
@@ -126,6 +132,9 @@ class Client {
   // Requires: nobody leads.
   void Lead(MutexLock& lock, int64_t deadline_ms) FASTPS_REQUIRES(mutex_);
   void ForgetEndedWrites() FASTPS_REQUIRES(mutex_);
+  bool FailedUnseen(const Call& call) const FASTPS_REQUIRES(mutex_) {
+    return HasEnded(call) && !call.status().ok() && !call.observed;
+  }
   // Waits until `done()`, which the mutex guards; leads while nobody does. False: the deadline
   // came.
   template <class Done>

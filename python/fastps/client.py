@@ -12,16 +12,20 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from fastps.arguments import (
     check_name,
+    checked_bool,
+    checked_count,
+    checked_items,
     checked_seconds,
     checked_shape,
+    checked_text,
     definition_of,
 )
 from fastps.collectives import Collectives
-from fastps.config import Settings
+from fastps.config import RANK_MAX, Settings
 from fastps.consistency import Consistency, Gate
 from fastps.embedded import EmbeddedCluster
 from fastps.errors import (
@@ -34,6 +38,7 @@ from fastps.initializers import Initializer
 from fastps.life import Entry, Life
 from fastps.lives import Lives, last_seconds
 from fastps.optimizers import Optimizer
+from fastps.pickling import OfOneProcess
 from fastps.saving import Saving
 from fastps.scheduler import messages as m
 from fastps.tables import DenseTable, SparseTable
@@ -45,7 +50,7 @@ Item = TypeVar("Item")
 logger = logging.getLogger("fastps")
 
 
-class Client(Saving, Collectives):
+class Client(OfOneProcess, Saving, Collectives):
     """A worker's session: tables, steps, barriers, chunks of work. Thread-safe.
 
     Made by `connect`; a context manager that closes at its end, as does the end of the process.
@@ -59,6 +64,8 @@ class Client(Saving, Collectives):
     with its next call, by itself: at the `clock_value` that was restored, with pass 1 of `chunks`.
     Tables that were made or found before can be used as before.
     """
+
+    _instead: ClassVar[str] = "Each process calls fastps.connect() for itself."
 
     def __init__(
         self,
@@ -119,7 +126,9 @@ class Client(Saving, Collectives):
             raise ConfigError(
                 "worker() is for embedded clusters; in a real one each process calls connect()"
             )
-        name = group or self._group
+        if rank is not None:
+            rank = checked_count("rank", rank, 0, RANK_MAX)
+        name = self._group if group is None else checked_text("group", group)
         return join_embedded(self._cluster, self._settings, rank, name, self._timeout(None))
 
     def sparse_table(
@@ -331,7 +340,7 @@ class Client(Saving, Collectives):
         ShapeError
             The workers give lists of different lengths.
         ConfigError
-            They do not agree on `deterministic`.
+            They do not agree on `deterministic`, or `items` is no sequence.
 
         Examples
         --------
@@ -340,6 +349,8 @@ class Client(Saving, Collectives):
         ...     sorted(client.chunks(["a", "b", "c"]))
         ['a', 'b', 'c']
         """
+        checked_items(items)
+        deterministic = checked_bool("deterministic", deterministic)
         life, timeout = self._open_life(timeout, self._settings.gate_timeout)
         return self._share(
             life, items, life.next_pass(), deterministic, self._gate_timeout(timeout)
@@ -433,8 +444,9 @@ class Client(Saving, Collectives):
         _open_clients.discard(self)
         if life.steps.has_open_round and not life.is_over:
             warnings.warn(
-                f"close() drops the pushes of step {life.steps.clock} to tables under BSP: the "
-                "step was not ended with clock()",
+                # Python shows a text once for each place: the session makes it one of its own.
+                f"close() of rank {life.rank} (session {life.session}) drops the pushes of step "
+                f"{life.steps.clock} to tables under BSP: the step was not ended with clock()",
                 RuntimeWarning,
                 stacklevel=2,
             )

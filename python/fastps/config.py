@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from fastps.errors import ConfigError
 
-__all__ = ["DEFAULT_GROUP", "Settings", "child_environment"]
+__all__ = ["DEFAULT_GROUP", "RANK_MAX", "Settings", "child_environment"]
 
 DEFAULT_GROUP = "default"
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -7,9 +7,9 @@ import os
 from functools import partial
 
 from fastps import _core, _libzmq
-from fastps.arguments import checked_seconds
+from fastps.arguments import checked_address, checked_count, checked_seconds, checked_text
 from fastps.client import Client, join_embedded
-from fastps.config import Settings
+from fastps.config import RANK_MAX, Settings
 from fastps.control import SocketControl, new_boot_id
 from fastps.embedded import EmbeddedCluster
 from fastps.errors import ConfigError
@@ -46,7 +46,9 @@ def connect(
     group : str, optional
         The worker group. None: FASTPS_GROUP, else ``default``.
     rank : int, optional
-        This worker's rank. None: FASTPS_RANK, else the lowest free one of the group.
+        This worker's rank. None: FASTPS_RANK, else the lowest free one of the group. A rank whose
+        worker is at work is refused; one whose process is gone is free when the launcher, or the
+        end of its lease (10 s), says so, for which this waits.
     embedded : bool, default False
         Make an embedded cluster even where a scheduler's address is known.
     num_servers, num_workers : int, default 1
@@ -64,7 +66,7 @@ def connect(
     ------
     ConfigError
         The arguments contradict each other, `require_cluster` is set and no address is known, or
-        libzmq is missing.
+        libzmq is missing, or another process is at work under the rank.
     FastPSTimeoutError
         The scheduler does not answer.
 
@@ -81,7 +83,13 @@ def connect(
     if embedded and (address is not None or require_cluster):
         raise ConfigError("embedded=True contradicts address= and require_cluster=True; give one")
     seconds = checked_seconds("timeout", settings.timeout if timeout is None else timeout)
-    address = address or (None if embedded else settings.scheduler)
+    name = settings.group if group is None else checked_text("group", group)
+    if rank is not None:
+        rank = checked_count("rank", rank, 0, RANK_MAX)
+    if address is not None:
+        address = checked_address("address", address)
+    elif not embedded and settings.scheduler is not None:
+        address = checked_address("FASTPS_SCHEDULER", settings.scheduler)
     if address is None:
         if require_cluster:
             raise ConfigError(
@@ -94,7 +102,7 @@ def connect(
             num_servers,
         )
         cluster = EmbeddedCluster(num_servers, num_workers)
-        return join_embedded(cluster, settings, rank, group or settings.group, seconds)
+        return join_embedded(cluster, settings, rank, name, seconds)
     if (num_servers, num_workers) != (1, 1):
         raise ConfigError(
             f"num_servers={num_servers}, num_workers={num_workers} are for embedded=True; the "
@@ -102,7 +110,6 @@ def connect(
         )
     _libzmq.load()
     control = SocketControl(address)
-    name = group or settings.group
     join = partial(_join, control, name)
     try:
         entry = join(settings.rank if rank is None else rank, 0, seconds)

@@ -8,10 +8,10 @@ import weakref
 from functools import partial
 
 from fastps import _core
+from fastps.arguments import checked_count
 from fastps.checkpoint.agent import Agent
-from fastps.config import Settings
+from fastps.config import RANK_MAX, Settings
 from fastps.control import EmbeddedControl, new_boot_id
-from fastps.errors import ConfigError
 from fastps.scheduler import messages as m
 
 __all__ = ["EmbeddedCluster"]
@@ -48,12 +48,8 @@ class EmbeddedCluster:
     """
 
     def __init__(self, num_servers: int, num_workers: int) -> None:
-        for name, value, most in (
-            ("num_servers", num_servers, SERVERS_MAX),
-            ("num_workers", num_workers, 1 << 20),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ConfigError(f"{name} is {value!r}, needed is an integer from 1 to {most}")
+        num_servers = checked_count("num_servers", num_servers, 1, SERVERS_MAX)
+        num_workers = checked_count("num_workers", num_workers, 1, RANK_MAX + 1)
         boot_ids = [new_boot_id() for _ in range(num_servers)]
         self._servers = _core.EmbeddedCluster(boot_ids)
         self._lock = threading.Lock()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastps import _core
+from fastps._values import checked_seed
 from fastps.errors import DTypeError, KeyTypeError, ShapeError, ValueRangeError
+from fastps.pickling import OfOneProcess
 
 __all__ = ["KeySet", "as_keys", "as_prepared", "as_rows", "as_values", "hash_ids", "hash_keys"]
 
@@ -19,7 +21,7 @@ KeyArray = npt.NDArray[np.uint64]
 FloatArray = npt.NDArray[np.float32]
 
 
-class KeySet:
+class KeySet(OfOneProcess):
     """Keys prepared once, accepted wherever keys are; worth it for a list that is used again.
 
     A pull or push with a key set neither groups nor merges its keys anew, and once the servers know
@@ -52,6 +54,8 @@ class KeySet:
     ...     table.pull(batch)
     array([5., 2., 5.], dtype=float32)
     """
+
+    _instead: ClassVar[str] = "Send its keys and make fastps.KeySet(keys) there."
 
     def __init__(self, keys: npt.ArrayLike) -> None:
         flat, self._shape = as_keys(keys)
@@ -99,8 +103,8 @@ def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
     ------
     KeyTypeError
         An element is not a str.
-    ValueRangeError
-        `seed` is out of range.
+    ConfigError, ValueRangeError
+        `seed` is not an integer, or out of range.
 
     Notes
     -----
@@ -113,8 +117,7 @@ def hash_keys(strings: npt.ArrayLike, seed: int = 0) -> KeyArray:
     >>> fastps.hash_keys(["user=7", "item=9"])
     array([10409339950615208476, 12700780418760320899], dtype=uint64)
     """
-    if not 0 <= seed < 2**64:
-        raise ValueRangeError(f"seed is {seed}, needed is 0 <= seed < 2**64")
+    seed = checked_seed("hash_keys", seed)
     # As objects, because numpy would turn the numbers of a mixed list into strings.
     array = strings if isinstance(strings, np.ndarray) else np.array(strings, dtype=object)
     if array.size and array.dtype.kind not in "UTO":
@@ -218,10 +221,11 @@ def as_rows(rows: Any, n_rows: int) -> tuple[KeyArray, Shape]:
         A row is out of range.
     """
     if isinstance(rows, slice):
-        numbers = np.arange(*rows.indices(n_rows), dtype=np.int64)
+        numbers = _of_slice(rows, n_rows)
         return numbers.astype(np.uint64), numbers.shape
-    array = _of_list(rows, allow_negative=True) if isinstance(rows, (list, tuple, range)) else None
-    array = np.asarray(rows) if array is None else array
+    array = _rows_of_list(rows, n_rows) if isinstance(rows, (list, tuple, range)) else None
+    if array is None:
+        array = _rows_of_list([rows], n_rows)[0] if type(rows) is int else np.asarray(rows)
     if array.dtype == np.bool_ and array.ndim > 0:
         if array.shape != (n_rows,):
             raise ShapeError(f"rows: a mask has shape {array.shape}, expected ({n_rows},)")
@@ -230,12 +234,12 @@ def as_rows(rows: Any, n_rows: int) -> tuple[KeyArray, Shape]:
     if array.size == 0:
         return np.empty(0, np.uint64), array.shape
     if array.dtype.kind not in "iu":
-        raise _not_integers(str(array.dtype))
+        raise _not_integers(str(array.dtype), "rows")
     out_of_range = (array >= n_rows) | (array < -n_rows) if array.dtype.kind == "i" else None
     out_of_range = array >= n_rows if out_of_range is None else out_of_range
     if np.any(out_of_range):
         first = array[out_of_range].flat[0]
-        raise ValueRangeError(f"row {first} is out of range: the table has {n_rows} rows")
+        raise _out_of_range(first, n_rows)
     if array.dtype.kind == "i":
         array = np.where(array < 0, array.astype(np.int64) + n_rows, array)
     return np.ascontiguousarray(array.ravel(), dtype=np.uint64), array.shape
@@ -296,27 +300,70 @@ def _as_uint64(array: npt.NDArray[Any]) -> KeyArray:
 
 
 def _of_list(keys: Any, *, allow_negative: bool = False) -> npt.NDArray[Any]:
-    """Return a list of integers as uint64 (int64 if negative ones are allowed), or a mask."""
-    elements = np.array(keys, dtype=object)
+    """Return a list of integers as uint64 (int64 if negative ones are allowed)."""
+    elements = _elements(keys, "keys")
     flat = elements.ravel().tolist()
-    types = set(map(type, flat))
-    if allow_negative and types == {bool}:
-        return np.array(keys, dtype=np.bool_)
-    if types & {list, tuple, np.ndarray}:
-        raise ShapeError("keys are nested lists of different lengths; needed is a regular array")
-    for kind in types:
-        if not issubclass(kind, (int, np.integer)) or issubclass(kind, bool):
-            raise _not_integers(kind.__name__)
     try:
         numbers = np.array(flat, dtype=np.int64 if allow_negative else np.uint64)
     except OverflowError:
-        worst = next(key for key in flat if not 0 <= key < 2**64)
-        raise KeyTypeError(f"keys hold {worst}; keys are 0 to 2**64 - 1") from None
+        least, most = (-(2**63), 2**63) if allow_negative else (0, 2**64)
+        worst = next(key for key in flat if not least <= key < most)
+        needed = "-2**63 to 2**63 - 1 beside negative ones" if allow_negative else "0 to 2**64 - 1"
+        raise KeyTypeError(f"keys hold {worst}; keys are {needed}") from None
     return numbers.reshape(elements.shape)
 
 
-def _not_integers(kind: str) -> KeyTypeError:
-    return KeyTypeError(
-        f"keys are of type {kind}, needed are integers from 0 to 2**64 - 1; hash strings with "
-        "fastps.hash_keys, convert floats with .astype('uint64')"
-    )
+def _rows_of_list(rows: Any, n_rows: int) -> npt.NDArray[Any]:
+    """Return a list of row numbers as int64, or a mask."""
+    types = set(map(type, np.array(rows, dtype=object).ravel().tolist()))
+    if types and types <= {bool, np.bool_}:
+        return np.array(rows, dtype=np.bool_)
+    elements = _elements(rows, "rows")
+    flat = elements.ravel().tolist()
+    try:
+        return np.array(flat, dtype=np.int64).reshape(elements.shape)
+    except OverflowError:
+        worst = next(row for row in flat if not -(2**63) <= row < 2**63)
+        raise _out_of_range(worst, n_rows) from None
+
+
+def _of_slice(rows: slice, n_rows: int) -> npt.NDArray[np.int64]:
+    try:
+        return np.arange(*rows.indices(n_rows), dtype=np.int64)
+    except TypeError:
+        raise _not_integers(repr(rows), "rows") from None
+    except ValueError as error:
+        raise ValueRangeError(f"rows are {rows!r}: {error}") from None
+
+
+def _elements(integers: Any, what: str) -> npt.NDArray[Any]:
+    """Return a list as an array of objects, once each is found to be an integer."""
+    elements = np.array(integers, dtype=object)
+    types = set(map(type, elements.ravel().tolist()))
+    if types & {list, tuple, np.ndarray}:
+        raise ShapeError(f"{what} are nested lists of different lengths; needed is a regular array")
+    for kind in types:
+        if not issubclass(kind, (int, np.integer)) or issubclass(kind, bool):
+            raise _not_integers(kind.__name__, what)
+    return elements
+
+
+def _out_of_range(row: int, n_rows: int) -> ValueRangeError:
+    return ValueRangeError(f"row {row} is out of range: the table has {n_rows} rows")
+
+
+# Up to 2 to these, floats have every integer.
+EXACT_BITS = {"float16": 11, "float32": 24, "float": 53, "float64": 53}
+
+
+def _not_integers(kind: str, what: str = "keys") -> KeyTypeError:
+    needed = "integers from 0 to 2**64 - 1" if what == "keys" else "integers, a slice or a mask"
+    advice = "; hash strings with fastps.hash_keys" if what == "keys" else ""
+    if kind in EXACT_BITS and what == "keys":
+        advice = (
+            f". Ids above 2**{EXACT_BITS[kind]} that became {kind} have lost digits already, and "
+            "no conversion brings them back: read them as integers where they come from (in "
+            "pandas dtype='uint64', or 'Int64' where values are missing, which otherwise turn "
+            "integers into floats), or as strings for fastps.hash_keys"
+        )
+    return KeyTypeError(f"{what} are of type {kind}, needed are {needed}{advice}")

@@ -14,6 +14,7 @@ from fastps.embedded import EmbeddedCluster
 from fastps.errors import EpochChangedError
 from fastps.scheduler import messages as m
 from fastps.steps import Steps
+from fastps.watching import Watcher
 
 __all__ = ["Entry", "Join", "Life"]
 
@@ -56,6 +57,8 @@ class Life:
         Whether nobody needs to hear of its steps any more.
     was_told : bool
         Whether a call raised because it is over.
+    watcher : Watcher
+        Waits for the calls of futures.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Life:
         self.barriers = joined.barrier
         self.is_closed = False
         self.was_told = False
+        self.watcher = Watcher()
         self._passes = 0
         self._lock = threading.Lock()  # guards the two counters
         self._has_ended = False

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 
+from fastps.arguments import checked_path, checked_seconds, checked_text
 from fastps.checkpoint import driver
 from fastps.checkpoint.manifest import LATEST, SavedTable
 from fastps.checkpoint.reading import Lineage
@@ -101,13 +102,14 @@ class Saving(abc.ABC):
         ...     table.pull([7])
         array([1.], dtype=float32)
         """
+        uri, tag = checked_path("uri", uri), _checked_tag(tag)
         life, timeout = self._lives.open(timeout)
         began = time.monotonic()
         with life:
             self._get_ready_to_save(life, timeout)
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
-            control, uri = self._lives.control, os.fspath(uri)
+            control = self._lives.control
             return driver.save(control, life.who, uri, tag, incremental, timeout, is_shown=True)
 
     def save_async(
@@ -137,10 +139,11 @@ class Saving(abc.ABC):
         CheckpointError, ConfigError
             As for `save`; what goes wrong later is raised by the future.
         """
+        uri, tag = checked_path("uri", uri), _checked_tag(tag)
         life, timeout = self._lives.open(timeout)
         with life:
             self._get_ready_to_save(life, timeout)
-            control, uri = self._lives.control, os.fspath(uri)
+            control = self._lives.control
             pending = driver.begin_save(control, life.who, uri, tag, incremental, timeout)
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
@@ -209,7 +212,10 @@ class Saving(abc.ABC):
         --------
         The command ``fastps import`` makes a checkpoint of keys and values from elsewhere.
         """
+        uri, tag = checked_path("uri", uri), checked_text("tag", tag)
         if values_only:
+            if timeout is not None:
+                timeout = checked_seconds("timeout", timeout)
             return self._assign_saved(Lineage.open(Store(uri), tag), timeout)
         life, timeout = self._lives.open(timeout)
         if self._cluster is not None:
@@ -219,7 +225,7 @@ class Saving(abc.ABC):
                 restored = driver.restore(
                     self._lives.control,
                     life.session,
-                    os.fspath(uri),
+                    uri,
                     tag,
                     strict=strict,
                     timeout=timeout,
@@ -235,18 +241,24 @@ class Saving(abc.ABC):
 
     def _assign_saved(self, lineage: Lineage, timeout: float | None) -> str:
         """Assign the values of a checkpoint, once all of it was checked; return its tag."""
+        ends = None if timeout is None else time.monotonic() + timeout
+
+        def left() -> float | None:
+            """Return what all that follows may take."""
+            return None if ends is None else max(0.0, ends - time.monotonic())
+
         lineage.verify()
-        tables = [(self._like(saved, timeout), saved) for saved in lineage.tables().values()]
+        tables = [(self._like(saved, left()), saved) for saved in lineage.tables().values()]
         for table, saved in tables:
             layout = saved.layout()
             if isinstance(table, DenseTable):
                 values, *_ = lineage.final_arrays(saved.name, 0, 1)
-                table.assign(values.reshape(table.shape), timeout=timeout)
+                table.assign(values.reshape(table.shape), timeout=left())
                 continue
             for shard in lineage.shards_by_file(saved.name):
                 for keys, rows in lineage.final_rows(saved.name, shard):
                     values = rows[:, : layout.width].reshape(len(keys), *table.row_shape)
-                    table.assign(keys, values, timeout=timeout)
+                    table.assign(keys, values, timeout=left())
         return lineage.newest.tag
 
     def _like(self, saved: SavedTable, timeout: float | None) -> SparseTable | DenseTable:
@@ -266,3 +278,7 @@ class Saving(abc.ABC):
                 f"{definition.kind} with shape {definition.shape}: its values cannot be assigned"
             )
         return table
+
+
+def _checked_tag(tag: str | None) -> str | None:
+    return None if tag is None else checked_text("tag", tag)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastps import _core, consistency, optimizers
+from fastps.arguments import checked_count
 from fastps.consistency import ASP, Consistency, Gate
 from fastps.errors import ConfigError, ShapeError, TableMismatchError
 from fastps.futures import Future
 from fastps.keys import FloatArray, KeyArray, Shape, as_keys, as_prepared, as_rows, as_values
+from fastps.pickling import OfOneProcess
 
 if TYPE_CHECKING:
     from fastps._core import Ticket
@@ -55,8 +57,12 @@ class _Place:
         return clock + 1 if self.is_own and self.policy.in_rounds else 0
 
 
-class _Table:
+class _Table(OfOneProcess):
     """What sparse and dense tables share. Thread-safe, as the client is."""
+
+    _instead: ClassVar[str] = (
+        "Send its name: the other process calls fastps.connect() for itself, then client.table()."
+    )
 
     def __init__(self, client: Client, life: Life, info: TableInfo) -> None:
         assert info.definition.shape is not None
@@ -465,8 +471,7 @@ class SparseTable(_Table):
         ServerLostError
             A shard is lost. They are read one after another: this names the first.
         """
-        if isinstance(batch_rows, bool) or not isinstance(batch_rows, int) or batch_rows < 1:
-            raise ConfigError(f"batch_rows is {batch_rows!r}, needed is an integer >= 1")
+        batch_rows = checked_count("batch_rows", batch_rows)
         place, timeout = self._open(timeout)
         return self._scan(place, batch_rows, self._client._timeout(timeout))
 

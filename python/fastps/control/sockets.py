@@ -10,6 +10,7 @@ import time
 import zmq
 
 from fastps import errors
+from fastps.arguments import checked_address
 from fastps.control.answers import WAIT_SLICE_SECONDS, ReplyT, asked, check_open, checked
 from fastps.errors import FastPSTimeoutError, WireError
 from fastps.scheduler import messages as m
@@ -46,7 +47,7 @@ class SocketControl:
     """
 
     def __init__(self, address: str) -> None:
-        self.address = address
+        self.address = checked_address("the scheduler's address", address)
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[_Connection] = []
