@@ -39,7 +39,7 @@ PYTHON_FLOORS = [
     {"life"},
     {"lives"},
     {"tables"},
-    {"collectives", "saving"},
+    {"collectives", "initial_values", "saving"},
     {"client"},
     {"connection"},
     {"__init__", "__main__", "cli", "launch", "models"},

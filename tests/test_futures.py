@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import os
 import pickle
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -209,6 +211,20 @@ def test_callbacks_are_told_when_the_client_closes(client) -> None:
     table.pull_async([1]).add_done_callback(lambda _: ended.set())
     client.close()
     assert ended.wait(20)
+
+
+def test_a_future_that_is_dropped_keeps_nothing(client) -> None:
+    table = client.sparse_table("free")
+    gc.collect()
+    gc.disable()
+    try:
+        future = table.pull_async(np.arange(10))
+        assert future.result().shape == (10,)
+        dropped = weakref.ref(future)
+        del future
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ RECORDS = [
     r.ServerRegistered("ab" * 16, ("tcp://h:1", "ipc://x"), 5, 0),
     r.SessionStarted(1, "eval é", 3, 6, "cd" * 16, 2**62),
     r.TableCreated(m.TableDefinition("w", "dense", (2, 3), group="eval é"), ((0,), (0,)), 3, None),
+    r.TableFilling(1, 7),
+    r.TableFilled(1),
     r.TableCreated(m.TableDefinition("v", "sparse", (), consistency=bsp()), ((0, 1),), 4, 9),
     r.ViewsChanged(2, ((0, 2, 1),)),
     r.ServersScaled(1, (0,)),
@@ -201,7 +203,7 @@ def test_a_job_comes_back_with_its_sessions_tables_and_rounds() -> None:
         job.step(each, 2)
     job.step(workers[2], 3)
     job.answer(m.Leave(workers[2].session))
-    job.join(1)
+    job.replace(workers[1])
     job.answer(m.ProcessExited("worker", 1, "default", 0, final=False))
     job.join(7)
     again = _replayed(job)
@@ -271,7 +273,8 @@ def test_any_job_comes_back(steps: list[tuple[str, int, str, int]]) -> None:
         there = job.live_sessions()
         live = {key: joined for key, joined in live.items() if joined.session in there}
         if kind == "join":
-            live[who] = job.join(rank, group, pid=rank)
+            there = live.get(who)
+            live[who] = job.replace(there) if there else job.join(rank, group, pid=rank)
             job.beat(live[who])
         elif kind in ("exit", "restart"):
             job.answer(m.ProcessExited("worker", rank, group, rank, kind == "exit"))

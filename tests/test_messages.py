@@ -69,7 +69,7 @@ def test_every_message_comes_back_as_it_was(kind: type[m.Message], data: st.Data
 
 def test_each_request_names_a_reply() -> None:
     requests = [kind for kind in KINDS if issubclass(kind, m.Request)]
-    assert len(requests) == 19
+    assert len(requests) == 20
     assert all(request.reply in KINDS for request in requests)
 
 

@@ -7,12 +7,15 @@ import concurrent.futures
 import contextlib
 import logging
 import math
+import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import ClassVar, TypeVar
+
+import numpy.typing as npt
 
 from fastps.arguments import (
     check_name,
@@ -34,7 +37,9 @@ from fastps.errors import (
     FastPSError,
     SessionEndedError,
 )
+from fastps.initial_values import blocks_of, elements_of, rows_of, split
 from fastps.initializers import Initializer
+from fastps.keys import FloatArray
 from fastps.life import Entry, Life
 from fastps.lives import Lives, last_seconds
 from fastps.optimizers import Optimizer
@@ -79,6 +84,7 @@ class Client(OfOneProcess, Saving, Collectives):
         self._group = group
         self._settings = settings
         self._cluster = cluster
+        self._filling = threading.Lock()
         _open_clients.add(self)
 
     @property
@@ -137,7 +143,7 @@ class Client(OfOneProcess, Saving, Collectives):
         *,
         row_shape: int | Sequence[int] | None = None,
         optimizer: Optimizer | str | None = None,
-        initializer: Initializer | None = None,
+        initializer: Initializer | npt.ArrayLike | None = None,
         consistency: Consistency | str | None = None,
         num_shards: int | None = None,
         replication: int | None = None,
@@ -156,8 +162,10 @@ class Client(OfOneProcess, Saving, Collectives):
         optimizer : Optimizer or str, optional
             How pushes change rows; "adagrad" is ``optimizers.AdaGrad()``. Default
             `optimizers.Accumulate`.
-        initializer : Initializer, optional
-            Values of rows that nobody wrote. Default `initializers.Zeros`.
+        initializer : Initializer or array_like, optional
+            Values of rows that nobody wrote. Default `initializers.Zeros`. An array of shape (n,) +
+            row_shape: first values of rows 0 to n - 1, which are created; the others are zeros. As
+            for `dense_table`, who creates the table writes it, and it is ignored later.
         consistency : Consistency or str, optional
             "ssp:3" is ``SSP(3)``. Default `ASP`.
         num_shards : int, optional
@@ -177,10 +185,14 @@ class Client(OfOneProcess, Saving, Collectives):
             No server is left to hold it.
         """
         shape = None if row_shape is None else checked_shape("row_shape", row_shape)
+        values, rule = split(initializer)
+        if values is not None:
+            values = rows_of(name, values, shape)
+            shape = values.shape[1:]
         definition = definition_of(
-            name, "sparse", shape, optimizer, initializer, consistency, num_shards, replication
+            name, "sparse", shape, optimizer, rule, consistency, num_shards, replication
         )
-        table = self._made(definition, timeout)
+        table = self._made(definition, timeout, values)
         assert isinstance(table, SparseTable)
         return table
 
@@ -190,7 +202,7 @@ class Client(OfOneProcess, Saving, Collectives):
         *,
         shape: int | Sequence[int] | None = None,
         optimizer: Optimizer | str | None = None,
-        initializer: Initializer | None = None,
+        initializer: Initializer | npt.ArrayLike | None = None,
         consistency: Consistency | str | None = None,
         num_shards: int | None = None,
         replication: int | None = None,
@@ -202,16 +214,26 @@ class Client(OfOneProcess, Saving, Collectives):
         ----------
         shape : tuple of int
             Needed to create; () is one number.
+        initializer : Initializer or array_like, optional
+            Default `initializers.Zeros`. An array of the table's shape, which it then gives: the
+            first values. The first worker to create the table writes them; nobody has the table
+            before that is done (a worker that waits for it may wait FASTPS_GATE_TIMEOUT). When the
+            table exists, as it does after a restore or a restart, the array is ignored: so what was
+            trained stays.
         num_shards : int, optional
             Default: blocks of at most 1 Mi floats, at least one per server.
-        name, optimizer, initializer, consistency, replication, timeout
+        name, optimizer, consistency, replication, timeout
             As for `sparse_table`, as are the errors.
         """
         checked = None if shape is None else checked_shape("shape", shape)
+        values, rule = split(initializer)
+        if values is not None:
+            values = elements_of(name, values, checked)
+            checked = values.shape
         definition = definition_of(
-            name, "dense", checked, optimizer, initializer, consistency, num_shards, replication
+            name, "dense", checked, optimizer, rule, consistency, num_shards, replication
         )
-        table = self._made(definition, timeout)
+        table = self._made(definition, timeout, values)
         assert isinstance(table, DenseTable)
         return table
 
@@ -485,12 +507,48 @@ class Client(OfOneProcess, Saving, Collectives):
         return f"Client(group={self._group!r}, rank={life.rank}, {state})"
 
     def _made(
-        self, definition: m.TableDefinition, timeout: float | None
+        self,
+        definition: m.TableDefinition,
+        timeout: float | None,
+        values: FloatArray | None = None,
     ) -> SparseTable | DenseTable:
         life, timeout = self._open_life(timeout)
         with life:
-            request = m.CreateTable(life.session, definition)
-            return self._handle(life, self._lives.call(life, request, self._timeout(timeout)))
+            if values is None:
+                request = m.CreateTable(life.session, definition)
+                return self._handle(life, self._lives.call(life, request, self._timeout(timeout)))
+            deadline = None if timeout is None else time.monotonic() + self._timeout(timeout)
+            with self._filling:  # one session would be told twice to fill a table
+                return self._made_full(life, definition, values, deadline)
+
+    def _made_full(
+        self,
+        life: Life,
+        definition: m.TableDefinition,
+        values: FloatArray,
+        deadline: float | None,
+    ) -> SparseTable | DenseTable:
+        """Return a table with first values, written here when nobody did."""
+
+        def left(default: float) -> float:
+            return default if deadline is None else max(0.0, deadline - time.monotonic())
+
+        request = m.CreateTable(life.session, definition, fill=True)
+        info = self._lives.call(life, request, left(self._settings.gate_timeout))
+        table = self._handle(life, info)
+        if not info.fill:
+            return table
+        try:
+            for block in blocks_of(table, values):
+                table._write(block, left(self._settings.timeout))
+        except BaseException:
+            with contextlib.suppress(FastPSError):
+                gave_up = m.EndFill(life.session, info.table_id, False)
+                self._lives.call(life, gave_up, last_seconds(time.monotonic()))
+            raise
+        written = m.EndFill(life.session, info.table_id, True)
+        self._lives.call(life, written, left(self._settings.timeout))
+        return table
 
     def _found(self, name: str, timeout: float | None) -> SparseTable | DenseTable:
         life, timeout = self._open_life(timeout)

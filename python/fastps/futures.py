@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -28,13 +29,16 @@ RUNNING, FINISHED = "RUNNING", "FINISHED"  # as concurrent.futures names them
 class _Waiters(list[Any]):
     """Those of `concurrent.futures.wait` and `as_completed`, which put themselves in here."""
 
-    def __init__(self, watch: Callable[[], None]) -> None:
+    def __init__(self, future: Future[Any]) -> None:
         super().__init__()
-        self._watch = watch
+        # A cycle would keep the call's arrays until the next garbage collection.
+        self._future = weakref.ref(future)
 
     def append(self, waiter: Any) -> None:
         super().append(waiter)
-        self._watch()
+        future = self._future()
+        if future is not None:
+            future._watch()
 
 
 class Future(OfOneProcess, concurrent.futures.Future[T]):
@@ -71,7 +75,7 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
         self._is_settled = False
         self._is_calling_back = False
         super().__init__()
-        self._waiters = _Waiters(self._watch)
+        self._waiters = _Waiters(self)
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call and return what it brought.

@@ -14,7 +14,16 @@ from fastps._values import checked_seed
 from fastps.errors import DTypeError, KeyTypeError, ShapeError, ValueRangeError
 from fastps.pickling import OfOneProcess
 
-__all__ = ["KeySet", "as_keys", "as_prepared", "as_rows", "as_values", "hash_ids", "hash_keys"]
+__all__ = [
+    "KeySet",
+    "as_floats",
+    "as_keys",
+    "as_prepared",
+    "as_rows",
+    "as_values",
+    "hash_ids",
+    "hash_keys",
+]
 
 Shape = tuple[int, ...]
 KeyArray = npt.NDArray[np.uint64]
@@ -255,6 +264,16 @@ def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
     ShapeError
         The shape is not exactly `shape`.
     """
+    array = as_floats(values, what, table)
+    if array.shape != shape:
+        raise ShapeError(f"{what} has shape {array.shape}, expected {shape}: {table}")
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the core refuses
+        flat = np.ascontiguousarray(array, dtype=np.float32)
+    return flat.reshape(math.prod(shape))
+
+
+def as_floats(values: Any, what: str, table: str) -> npt.NDArray[Any]:
+    """Return values as an array of float16, float32 or float64. Raises as `as_values`."""
     if hasattr(values, "detach") and hasattr(values, "numpy"):
         values = _of_tensor(values)
     try:
@@ -268,11 +287,7 @@ def as_values(values: Any, shape: Shape, what: str, table: str) -> FloatArray:
             f"{what} has dtype {array.dtype}, needed is float16, float32 or float64: convert it "
             "with .astype('float32')"
         )
-    if array.shape != shape:
-        raise ShapeError(f"{what} has shape {array.shape}, expected {shape}: {table}")
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, which the core refuses
-        flat = np.ascontiguousarray(array, dtype=np.float32)
-    return flat.reshape(math.prod(shape))
+    return array
 
 
 def _of_tensor(tensor: Any) -> Any:

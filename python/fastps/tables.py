@@ -31,6 +31,10 @@ ITEMS_BATCH_ROWS = 65536
 SCAN_ROWS_MAX = 65536  # cpp/base/limits.h: kScanRowsMax
 
 
+# Some row numbers or keys (None: all of a dense table), and their values.
+Block = tuple[KeyArray | None, FloatArray]
+
+
 def _push_gate(policy: Consistency, clock: int) -> Gate:
     return policy.push_gate(clock)
 
@@ -249,6 +253,16 @@ class _Table(OfOneProcess):
             life.steps.wrote(clock, place.policy)
             return write(life.core, place.id, *what, seconds, place.step_at(clock))
 
+    def _write(self, block: Block, seconds: float) -> None:
+        """Set some first values, as of step 0: no gate, for nobody else has the table yet."""
+        place = self._place
+        with place.life as life, life.held_step() as clock:
+            life.steps.wrote(clock, place.policy)
+            numbers, values = block
+            self._write_block(life.core, place.id, numbers, values, seconds, place.step_at(0))
+
+    _write_block: ClassVar[Callable[..., None]]
+
     def _pull_started(
         self,
         start: Callable[..., Ticket],
@@ -315,6 +329,8 @@ class SparseTable(_Table):
     `FastPSTimeoutError` past its deadline, `ServerLostError` when a shard it needs is lost, and
     `ClosedError` after close() or fork.
     """
+
+    _write_block = staticmethod(_core.Client.assign)
 
     @property
     def row_shape(self) -> Shape:
@@ -533,6 +549,8 @@ class DenseTable(_Table):
     `FastPSTimeoutError` past its deadline, `ServerLostError` when a shard it needs is lost, and
     `ClosedError` after close() or fork.
     """
+
+    _write_block = staticmethod(_core.Client.dense_assign)
 
     @property
     def shape(self) -> Shape:

@@ -28,6 +28,7 @@ __all__ = [
     "CreateTable",
     "CutFixed",
     "Done",
+    "EndFill",
     "Envelope",
     "Error",
     "GetStatus",
@@ -150,10 +151,14 @@ class Joined(Message):
 
 @dataclass(frozen=True)
 class TableInfo(Message):
-    """A table, its definition complete; carries the map that has it."""
+    """A table, its definition complete; carries the map that has it.
+
+    ``fill``: who asked is to write its first values, and nobody else has the table until then.
+    """
 
     table_id: int
     definition: TableDefinition
+    fill: bool = False
 
 
 @dataclass(frozen=True)
@@ -292,11 +297,26 @@ class Leave(Request[Done]):
 
 @dataclass(frozen=True)
 class CreateTable(Request[TableInfo]):
-    """Get or create. Withheld until all expected servers came and all live ones know the table."""
+    """Get or create. Withheld until all expected servers came and all live ones know the table.
+
+    ``fill``: should the session be the one to create it, it writes the first values and says
+    `EndFill`. Other sessions' requests for the table are withheld until then.
+    """
 
     reply: ClassVar[type[Message]] = TableInfo
     session: int
     definition: TableDefinition
+    fill: bool = False
+
+
+@dataclass(frozen=True)
+class EndFill(Request[Done]):
+    """The first values of a table are written, or, not ``done``, another session may write them."""
+
+    reply: ClassVar[type[Message]] = Done
+    session: int
+    table_id: int
+    done: bool
 
 
 @dataclass(frozen=True)
@@ -538,7 +558,7 @@ class Envelope:
 _KINDS: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        *(Barrier, CreateTable, GetStatus, Join, Leave, LookupTable, NextChunk),
+        *(Barrier, CreateTable, EndFill, GetStatus, Join, Leave, LookupTable, NextChunk),
         *(ProcessExited, RegisterServer, ReturnChunk, ScaleServers, Shutdown, StopWaiting),
         *(BeginSave, AwaitSave, AbortSave, Restore, NextOrder, OrderProgress),
         *(Chunk, Done, Error, Joined, Passed, Registered, Status, TableInfo),

@@ -34,6 +34,8 @@ __all__ = [
     "SessionEnded",
     "SessionStarted",
     "TableCreated",
+    "TableFilled",
+    "TableFilling",
     "ViewsChanged",
     "from_json",
     "to_json",
@@ -142,6 +144,21 @@ class TableCreated(Record):
     chains: tuple[tuple[int, ...], ...]
     map_version: int
     first_round: int | None
+
+
+@dataclass(frozen=True)
+class TableFilling(Record):
+    """A session is to write a table's first values; 0: whichever comes next."""
+
+    table_id: int
+    session: int
+
+
+@dataclass(frozen=True)
+class TableFilled(Record):
+    """The first values are written: the table is everybody's."""
+
+    table_id: int
 
 
 @dataclass(frozen=True)
@@ -278,7 +295,7 @@ _KINDS: dict[str, type[Record]] = {
     for kind in (
         *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
         *(SessionStarted, SessionEnded, RankExpected, RankGivenUp, ServerExited),
-        *(TableCreated, ViewsChanged, RoundClosed, RoundsForgotten),
+        *(TableCreated, TableFilling, TableFilled, ViewsChanged, RoundClosed, RoundsForgotten),
         *(BarrierPassed, PassStarted, ChunkMoved, EpochStarted, RestoreEnded),
     )
 }

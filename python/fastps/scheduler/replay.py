@@ -73,6 +73,10 @@ class Replay:
             story.expected, story.rejoins = isinstance(record, r.RankExpected), False
         elif isinstance(record, r.TableCreated):
             self._take_table(record)
+        elif isinstance(record, r.TableFilling):
+            state.tables.unfilled[record.table_id] = record.session
+        elif isinstance(record, r.TableFilled):
+            state.tables.unfilled.pop(record.table_id, None)
         elif isinstance(record, (r.RoundClosed, r.RoundsForgotten)):
             self._take_round(record)
         elif isinstance(record, (r.EpochStarted, r.RestoreEnded)):

@@ -335,7 +335,8 @@ class Saves:
                 save.held.append(each.clocks)
         save.groups = tuple(wire.to_json(cut_of(*each)) for each in facts.groups.items())
         for table in facts.tables.all():
-            self._note_table(save, table)
+            if table.table_id not in facts.tables.unfilled:  # as if it were not made yet
+                self._note_table(save, table)
         for server_id, shards in save.views.items():
             body: JsonDict = {
                 "cut_id": save.asked.save_id,

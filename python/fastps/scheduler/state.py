@@ -99,6 +99,7 @@ class SchedulerState(Facts):
             m.Leave: self._workers.leave,
             m.CreateTable: self._tables.ask,
             m.LookupTable: self._tables.ask,
+            m.EndFill: self._tables.end_fill,
             m.Barrier: self._workers.barrier,
             m.StopWaiting: self._workers.stop_waiting,
             m.NextChunk: self._workers.next_chunk,

@@ -13,7 +13,7 @@ from fastps.errors import CheckpointError, ConfigError, FastPSError, ServerLostE
 from fastps.scheduler import messages as m
 from fastps.scheduler.actions import Action, Reply, Ticket, refusal
 from fastps.scheduler.facts import Facts
-from fastps.scheduler.records import TableCreated
+from fastps.scheduler.records import TableCreated, TableFilled, TableFilling
 from fastps.scheduler.ring import place_chains
 from fastps.scheduler.tables import Table, check_replication, complete, consistency_of
 
@@ -95,14 +95,51 @@ class TableRequests:
             found = self._facts.tables.find(asked.definition)
             if found is None:
                 found = self._make(asked)
+                if found is not None and asked.fill:
+                    self._let_fill(found, asked.session)
             if found is None:
                 return None
             table = found
+        if not self._may_have(table, asked):
+            return None
         members = table.members()
         for server in self._facts.servers.alive():
             if server.server_id in members and server.map_version < table.map_version:
                 return None
-        return m.TableInfo(table.table_id, table.definition)
+        is_filled = table.table_id not in self._facts.tables.unfilled
+        return m.TableInfo(table.table_id, table.definition, not is_filled)
+
+    def end_fill(self, ticket: Ticket, asked: m.EndFill, now: float) -> list[Action]:
+        """Take the word that first values are written, or will not be by that session."""
+        self._facts.live_session(asked.session)
+        tables = self._facts.tables
+        if tables.unfilled.get(asked.table_id) == asked.session:
+            if asked.done:
+                del tables.unfilled[asked.table_id]
+                self._facts.record(TableFilled(asked.table_id))
+            else:
+                tables.unfilled[asked.table_id] = 0
+                self._facts.record(TableFilling(asked.table_id, 0))
+        return [Reply(*ticket, m.Done())]
+
+    def _may_have(self, table: Table, asked: m.CreateTable | m.LookupTable) -> bool:
+        """Whether the session has not to wait for first values.
+
+        Those of a session that ended before it wrote all are written by the next that has some.
+        """
+        filler = self._facts.tables.unfilled.get(table.table_id)
+        if filler is None or filler == asked.session:
+            return True
+        if isinstance(asked, m.LookupTable) or not asked.fill:
+            return False
+        if self._facts.sessions.find(filler) is not None:
+            return False
+        self._let_fill(table, asked.session)
+        return True
+
+    def _let_fill(self, table: Table, session: int) -> None:
+        self._facts.tables.unfilled[table.table_id] = session
+        self._facts.record(TableFilling(table.table_id, session))
 
     def _make(self, asked: m.CreateTable) -> Table | None:
         facts, wanted = self._facts, asked.definition

@@ -91,12 +91,15 @@ class TableRegistry:
         What each server has of tables under BSP, which fold closed rounds.
     highest : int
         The highest number that any table ever had.
+    unfilled : dict of int to int
+        Tables whose first values are not all written, and the sessions that are to write them.
     """
 
     def __init__(self) -> None:
         self._tables: dict[str, Table] = {}
         self._by_id: dict[int, Table] = {}
         self.highest = 0
+        self.unfilled: dict[int, int] = {}
         self.shares = ServerShares()
         self.bsp_shares = ServerShares()
 
@@ -194,6 +197,7 @@ class TableRegistry:
         """Forget every table; numbers up to `highest` are not used again."""
         self._tables.clear()
         self._by_id.clear()
+        self.unfilled.clear()
         self.shares, self.bsp_shares = ServerShares(), ServerShares()
         self.highest = max(self.highest, highest)
 
