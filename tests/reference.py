@@ -32,7 +32,11 @@ def n_slots(optimizer: optimizers.Optimizer) -> int:
 
 def n_row_slots(optimizer: optimizers.Optimizer) -> int:
     """Floats of state that each row carries besides."""
-    return 2 if isinstance(optimizer, optimizers.Adam) else 0
+    return 2 if isinstance(optimizer, optimizers.Adam) or _counts(optimizer) else 0
+
+
+def _counts(optimizer: optimizers.Optimizer) -> bool:
+    return isinstance(optimizer, optimizers.AdaGrad) and optimizer.lr_decay != 0
 
 
 def new_state(optimizer: optimizers.Optimizer, w: Array) -> list[Array]:
@@ -45,6 +49,10 @@ def new_state(optimizer: optimizers.Optimizer, w: Array) -> list[Array]:
         d0 = t(optimizer.beta) / t(optimizer.alpha) + t(optimizer.l2)
         z = np.where(w == 0, t(0), -(w * d0 + np.sign(w) * t(optimizer.l1)))
         return [z, np.zeros_like(w)]
+    if isinstance(optimizer, optimizers.AdaGrad):
+        first = w.dtype.type(optimizer.initial_accumulator_value)
+        counts = [np.zeros(w.shape[:1], w.dtype) for _ in range(n_row_slots(optimizer))]
+        return [np.full_like(w, first), *counts]
     return [
         *(np.zeros_like(w) for _ in range(n_slots(optimizer))),
         *(np.zeros(w.shape[:1], w.dtype) for _ in range(n_row_slots(optimizer))),
@@ -73,10 +81,10 @@ def step(optimizer: optimizers.Optimizer, w: Array, state: list[Array], g: Array
         direction = g + t(optimizer.momentum) * v if optimizer.nesterov else v
         w[...] = w - t(optimizer.lr) * direction
     elif isinstance(optimizer, optimizers.AdaGrad):
-        (s,) = state
+        s, *counts = state
         s[...] = s + g * g
         direction = g / (np.sqrt(s) + t(optimizer.eps))
-        w[...] = w - t(optimizer.lr) * direction
+        w[...] = w - _adagrad_rate(optimizer, w, counts) * direction
     elif isinstance(optimizer, optimizers.RMSProp):
         (s,) = state
         s[...] = t(optimizer.alpha) * s + (t(1) - t(optimizer.alpha)) * (g * g)
@@ -98,6 +106,18 @@ def step(optimizer: optimizers.Optimizer, w: Array, state: list[Array], g: Array
         w[...] = np.where(d == 0, w, np.where(np.abs(z) <= l1, t(0), solved))
     else:
         raise AssertionError(optimizer)
+
+
+def _adagrad_rate(optimizer: optimizers.AdaGrad, w: Array, counts: list[Array]) -> Any:
+    t = w.dtype.type
+    if not counts:
+        return t(optimizer.lr)
+    low, high = counts
+    rate = t(optimizer.lr) / (t(1) + (low + t(2**24) * high) * t(optimizer.lr_decay))
+    low[...] = low + t(1)
+    high[...] = np.where(low == 2**24, high + t(1), high)
+    low[...] = np.where(low == 2**24, t(0), low)
+    return rate.reshape(-1, *([1] * (w.ndim - 1)))
 
 
 def _adam_step(optimizer: optimizers.Adam, w: Array, state: list[Array], g: Array) -> None:

@@ -25,7 +25,7 @@ any_optimizer: st.SearchStrategy[Optimizer] = st.one_of(
     st.builds(Accumulate),
     st.builds(SGD, not_negative, not_negative),
     st.builds(Momentum, not_negative, positive, st.booleans(), not_negative),
-    st.builds(AdaGrad, not_negative, positive, not_negative),
+    st.builds(AdaGrad, not_negative, positive, not_negative, not_negative, not_negative),
     st.builds(RMSProp, not_negative, fraction, positive, not_negative),
     st.builds(Adam, not_negative, st.tuples(fraction, fraction), positive, not_negative),
     st.builds(FTRL, positive, not_negative, not_negative, not_negative),
@@ -34,7 +34,10 @@ any_optimizer: st.SearchStrategy[Optimizer] = st.one_of(
 
 def test_defaults_are_those_of_pytorch_and_of_the_paper() -> None:
     assert dataclasses.asdict(SGD()) == {"lr": 1e-3, "weight_decay": 0}
-    assert dataclasses.asdict(AdaGrad()) == {"lr": 0.01, "eps": 1e-10, "weight_decay": 0}
+    assert dataclasses.asdict(AdaGrad()) == {
+        **{"lr": 0.01, "eps": 1e-10, "weight_decay": 0},
+        **{"lr_decay": 0, "initial_accumulator_value": 0},
+    }
     rmsprop = {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0}
     assert dataclasses.asdict(RMSProp()) == rmsprop
     adam = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0}
@@ -47,7 +50,8 @@ def test_defaults_are_those_of_pytorch_and_of_the_paper() -> None:
 def test_spec_holds_the_constants_in_order_as_float32() -> None:
     assert Accumulate().spec() == (1, [])
     assert SGD(0.1).spec() == (2, [float(np.float32(0.1)), 0.0])
-    assert AdaGrad(0.5, 0.25, 8).spec() == (3, [0.5, 0.25, 8.0])
+    assert AdaGrad(0.5, 0.25, 8).spec() == (3, [0.5, 0.25, 8.0, 0.0, 0.0])
+    assert AdaGrad(0.5, 0.25, 8, 2, 4).spec() == (3, [0.5, 0.25, 8.0, 2.0, 4.0])
     assert FTRL(0.5, 2, 0.25, 8).spec() == (4, [0.5, 2.0, 0.25, 8.0])
     assert Momentum(0.5, 0.25, True, 8).spec() == (5, [0.5, 0.25, 1.0, 8.0])
     assert RMSProp(0.5, 0.25, 2, 8).spec() == (6, [0.5, 0.25, 2.0, 8.0])
@@ -72,7 +76,9 @@ def test_json_and_pickle_bring_back_an_equal_value(optimizer: Optimizer) -> None
 
 def test_json_is_a_name_and_the_arguments() -> None:
     adagrad = {"name": "AdaGrad", "lr": 0.5, "eps": 1e-10, "weight_decay": 0.0}
-    assert AdaGrad(lr=0.5).to_json() == adagrad
+    later = {"lr_decay": 0.0, "initial_accumulator_value": 0.0}
+    assert AdaGrad(lr=0.5).to_json() == {**adagrad, **later}
+    assert optimizers.from_json(adagrad) == AdaGrad(lr=0.5), "as earlier versions wrote it"
     assert Adam().to_json()["betas"] == [0.9, 0.999]
     assert optimizers.from_json({"name": "Adam", "betas": [0.5, 0.25]}).betas == (0.5, 0.25)
     assert Momentum(nesterov=True).to_json()["nesterov"] is True
@@ -120,6 +126,12 @@ def test_values_cannot_be_changed() -> None:
         (lambda: Momentum(momentum=0, nesterov=True), ValueRangeError, "> 0 with nesterov"),
         (lambda: Momentum(weight_decay=-1), ValueRangeError, "Momentum: weight_decay is"),
         (lambda: AdaGrad(weight_decay=-1), ValueRangeError, "AdaGrad: weight_decay is"),
+        (lambda: AdaGrad(lr_decay=-1), ValueRangeError, "AdaGrad: lr_decay is"),
+        (
+            lambda: AdaGrad(initial_accumulator_value=-1),
+            ValueRangeError,
+            "AdaGrad: initial_accumulator_value is",
+        ),
         (lambda: RMSProp(alpha=1), ValueRangeError, "RMSProp: alpha is 1.0, needed is a number >="),
         (lambda: RMSProp(eps=0), ValueRangeError, "RMSProp: eps is 0.0"),
         (lambda: RMSProp(weight_decay=-1), ValueRangeError, "RMSProp: weight_decay is"),

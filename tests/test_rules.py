@@ -265,6 +265,11 @@ PYTORCH = [
     ),
     (AdaGrad(), "Adagrad", {}),
     (AdaGrad(weight_decay=0.1), "Adagrad", {"weight_decay": 0.1}),
+    (
+        AdaGrad(0.1, lr_decay=0.25, initial_accumulator_value=0.5),
+        "Adagrad",
+        {"lr": 0.1, "lr_decay": 0.25, "initial_accumulator_value": 0.5},
+    ),
     (RMSProp(), "RMSprop", {}),
     (
         RMSProp(0.1, 0.5, 1e-3, 0.1),

@@ -31,7 +31,7 @@ from test_store import (
 
 CODE_RETRY = 1
 NONE = uint64s([])
-HEADER = struct.Struct("<IBBBBBQ8fQQQ")
+HEADER = struct.Struct("<IBBBBBQ8fQQQQQQ")
 # Row width and optimizer: one float lives in the index, the others in the arena.
 LAYOUTS: dict[str, tuple[int, Optimizer]] = {
     "floats": (1, Accumulate()),

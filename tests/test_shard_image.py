@@ -17,7 +17,7 @@ from test_entries import LAYOUTS, NONE, OPTIMIZERS, History, new_shard
 from test_store import CODE_CONFIG, CODE_OK, floats, table, uint64s
 
 CODE_MALFORMED = 16
-HEADER = "<IBBBBBQ8fQQQ"
+HEADER = "<IBBBBBQ8fQQQQQQ"
 
 
 def assert_empty(shard: Any, fresh: Any) -> None:
@@ -36,15 +36,15 @@ def small_history(layout: str, bsp: bool, optimizer: Optimizer | None = None) ->
 def test_the_layout_is_the_documented_one() -> None:
     shard = _core_test.Shard(table("sparse", SGD(lr=0.5), row_width=2), 0)
     empty = bytes.fromhex(
-        "01000000 01 02 00 00 00  0200000000000000  0000003f" + "00000000" * 7
-        + "0000000000000000" * 3 + "00000000  00000000  0000000000000000"
+        "02000000 01 02 00 00 00  0200000000000000  0000003f" + "00000000" * 7
+        + "0000000000000000" * 6 + "00000000  00000000  0000000000000000"
     )  # fmt: skip
     assert shard.image() == (0, _core_test.sealed_image(empty))
 
     shard.apply("push", uint64s([7]), floats([-1, -2]), session=9, sequence=1)
     shard.apply("push", uint64s([7]), floats([1]), session=9, sequence=2)
     shard.apply("set_lr", NONE, floats([0.25]), session=9, sequence=3)
-    content = struct.pack(HEADER, 1, 1, 2, 0, 0, 0, 2, 0.25, *[0] * 7, 3, 0, 0)
+    content = struct.pack(HEADER, 2, 1, 2, 0, 0, 0, 2, 0.25, *[0] * 7, 3, *[0] * 5)
     content += struct.pack("<IQQIQBQ", 1, 9, 3, 1, 2, 18, 0)
     content += struct.pack("<I", 0)
     content += struct.pack("<QQ2f", 1, 7, 0.5, 1.0)
@@ -55,7 +55,7 @@ def test_the_layout_of_dense_blocks_and_open_rounds() -> None:
     spec = table("dense", Momentum(lr=0.5), n_rows=2, row_width=2, rounds=(0, 6))
     shard = _core_test.Shard(spec, 0)
     shard.apply("push", uint64s([1, 2, 3, 4]), floats([1, 2]), session=5, sequence=1, step=7)
-    content = struct.pack(HEADER, 1, 2, 5, 1, 0, 1, 2, *shard_constants(spec), 1, 6, 0)
+    content = struct.pack(HEADER, 2, 2, 5, 1, 0, 1, 2, *shard_constants(spec), 1, 6, *[0] * 4)
     content += struct.pack("<IQQI", 1, 5, 1, 0)
     content += struct.pack("<IQQIQQ4Q2f", 1, 7, 5, 1, 4, 2, 1, 2, 3, 4, 1.0, 2.0)
     content += struct.pack("<QQ8f", 0, 4, *[0] * 8)
@@ -123,8 +123,9 @@ def content_with(
     sessions: bytes = b"\0\0\0\0", pending: bytes = b"\0\0\0\0", rows: bytes = b"\0" * 8, **h: Any
 ) -> bytes:
     """The content of an image of `bsp_shard`."""
-    header = {"version": 1, "kind": 1, "rule": 2, "slots": 0, "row_slots": 0, "bsp": 1}
-    header |= {"width": 1, "lr": 0.5, "constant1": 0.0, "index": 9, "folded": 2, "n_late": 0} | h
+    header = {"version": 2, "kind": 1, "rule": 2, "slots": 0, "row_slots": 0, "bsp": 1}
+    header |= {"width": 1, "lr": 0.5, "constant1": 0.0, "index": 9, "folded": 2, "n_late": 0}
+    header |= {"left_out": 0, "left_out_round": 0, "left_out_key": 0} | h
     fields = list(header.values())
     fields[9:9] = [0.0] * 6
     return struct.pack(HEADER, *fields) + sessions + pending + rows
@@ -153,7 +154,7 @@ GOOD_CONTENTS: dict[str, dict[str, Any]] = {
     "rows": {"rows": struct.pack("<QQfQf", 2, 8, 1, 7, 2)},
 }
 BAD_CONTENTS: dict[str, dict[str, Any]] = {
-    "another version": {"version": 2},
+    "another version": {"version": 1},
     "dense": {"kind": 2},
     "another rule": {"rule": 1},
     "another number of slots": {"slots": 1},

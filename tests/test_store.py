@@ -595,22 +595,22 @@ def test_a_gap_is_refused_with_the_number_wanted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "code"),
+    ("kind", "values", "code", "which"),
     [
-        ("push", floats([1, 2]), CODE_SHAPE),
-        ("assign", floats([1, 2, 3, 4]), CODE_SHAPE),
-        ("push", floats([1, 2, np.nan]), CODE_VALUE),
-        ("assign", floats([-np.inf, 2, 3]), CODE_VALUE),
+        ("push", floats([1, 2]), CODE_SHAPE, 0),
+        ("assign", floats([1, 2, 3, 4]), CODE_SHAPE, 0),
+        ("push", floats([1, 2, np.nan]), CODE_VALUE, 3),
+        ("assign", floats([-np.inf, 2, 3]), CODE_VALUE, 1),
     ],
 )
 def test_a_refused_write_uses_its_sequence_and_changes_nothing(
-    kind: str, values: Array, code: int
+    kind: str, values: Array, code: int, which: int
 ) -> None:
     shard = sparse(row_width=3)
     key, good = uint64s([7]), floats([1, 2, 3])
-    assert shard.apply(kind, key, values, sequence=1) == (code, 0)
-    assert shard.apply(kind, key, values, sequence=1) == (code, 0), "the same answer again"
-    assert shard.apply(kind, key, good, sequence=1) == (code, 0), "by its number, not content"
+    assert shard.apply(kind, key, values, sequence=1) == (code, which)
+    assert shard.apply(kind, key, values, sequence=1) == (code, which), "the same answer again"
+    assert shard.apply(kind, key, good, sequence=1) == (code, which), "by its number, not content"
     assert shard.figures()[0] == 0
     assert shard.figures()[2] == 1, "an entry without effect"
     assert shard.apply(kind, key, good, sequence=2) == (CODE_OK, 0)

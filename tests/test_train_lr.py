@@ -187,6 +187,16 @@ def test_bad_training_data_is_exit_code_1(train, write, text):
     assert BAD_DATA[text] in error
 
 
+@pytest.mark.parametrize(("optimizer", "value"), [("sgd", "1e30"), ("ftrl", "1e25")])
+def test_a_training_that_diverges_says_so(train, write, optimizer, value):
+    lines = [f"{label} 1:{value} 2:1" for label in (1, -1, 1, -1)]
+    data = write("\n".join(lines) + "\n")
+    options = ["--optimizer", optimizer, "--lr", "1e9", "--epochs", "9", "--batch-size", "1"]
+    error = train(*options, data=[data], test=None, code=1)
+    assert "the training diverged in epoch 1 of 9: lower --lr from 1e+09 (" in error
+    assert "table 'weights'" in error
+
+
 def test_a_bad_test_set_is_told_before_training(train, write):
     error = train(test=write("1 1:1\nx\n"), code=1)
     assert "data:2: label 'x' is not a number" in error

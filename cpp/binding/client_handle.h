@@ -101,7 +101,8 @@ class ClientHandle {
 
   Ticket StartSetPush(uint32_t table, KeySet& keys, const Floats& gradients, const Turn& turn) {
     const auto plan = PlanOf(table, Op::kPush);
-    CheckValues(gradients, static_cast<py::ssize_t>(keys.keys().size()) * Width(*plan));
+    CheckValues(Op::kPush, *plan, gradients, keys.keys().size(),
+                [&](size_t i) { return KeyName(keys.keys()[i], i); });
     CallArrays arrays;
     arrays.values = gradients.data();
     return StartSet(Op::kPush, plan, keys, arrays, py::none(), turn);
@@ -110,7 +111,8 @@ class ClientHandle {
   Ticket StartWrite(Op op, uint32_t table, const Keys& keys, const Floats& values,
                     const Turn& turn) {
     const auto plan = PlanOf(table, op);
-    CheckValues(values, keys.size() * Width(*plan));
+    CheckValues(op, *plan, values, static_cast<size_t>(keys.size()),
+                [&](size_t i) { return KeyName(keys.data()[i], i); });
     CallArrays arrays;
     arrays.values = values.data();
     return Start(op, plan, KeysOf(keys), arrays, py::none(), turn);
@@ -127,7 +129,10 @@ class ClientHandle {
   Ticket StartDenseWrite(Op op, uint32_t table, const MaybeRows& rows, const Floats& values,
                          const Turn& turn) {
     const auto plan = PlanOf(table, op);
-    CheckValues(values, RowCount(*plan, rows) * Width(*plan));
+    CheckValues(op, *plan, values, static_cast<size_t>(RowCount(*plan, rows)), [&](size_t i) {
+      return "row " + std::to_string(rows ? rows->data()[i] : i) +
+             (rows ? " (index " + std::to_string(i) + " of the batch)" : "");
+    });
     CallArrays arrays;
     arrays.values = values.data();
     return Start(op, plan, RowsOf(rows), arrays, py::none(), turn);
@@ -269,36 +274,85 @@ class ClientHandle {
     return rows ? rows->size() : static_cast<py::ssize_t>(plan.spec().n_rows);
   }
 
-  static void CheckValues(const Floats& values, py::ssize_t size) {
-    if (values.size() != size) {
-      ThrowNamed("ShapeError", "values have " + std::to_string(values.size()) +
-                                   " elements, needed are " + std::to_string(size));
-    }
-    bool finite = false;
-    {
-      const float* const data = values.data();
-      py::gil_scoped_release release;
-      finite = AllFinite(ActiveKernels(), data, static_cast<size_t>(size));
-    }
-    if (!finite) {
-      ThrowNamed("ValueRangeError",
-                 "values contain NaN or infinity (as float32); nothing was sent");
-    }
+  static std::string KeyName(Key key, size_t index) {
+    return "key " + std::to_string(key) + " (index " + std::to_string(index) + " of the batch)";
   }
 
-  // Gradients of equal keys are added before they are sent; the sums must be finite too. They are,
-  // unless a gradient is so large that the batch could hold enough of them.
+  // The largest value that the table's rule can take from a push or an assign, whatever the row
+  // holds.
+  static float MostOf(Op op, const ShardPlan& plan) {
+    return op == Op::kPush ? plan.bounds.gradient_max : plan.bounds.assign_max;
+  }
+
+  static std::string Beyond(Op op, const ShardPlan& plan, float most) {
+    std::string text = std::string(OpName(op)) + " on table '" + plan.spec().name + "': ";
+    if (most == FLT_MAX) return text + "needed are finite float32";
+    char limit[32];
+    std::snprintf(limit, sizeof(limit), "%.9g", static_cast<double>(most));
+    return text +
+           (op == Op::kPush ? "the optimizer squares gradients, and takes them up to +-"
+                            : "the optimizer's state for a value is finite up to +-") +
+           limit;
+  }
+
+  // Checks `n` rows of values before anything is sent; name_of(i) is what users call row i.
+  template <class NameOf>
+  static void CheckValues(Op op, const ShardPlan& plan, const Floats& values, size_t n,
+                          NameOf name_of) {
+    const size_t width = plan.spec().row_width;
+    const size_t size = static_cast<size_t>(values.size());
+    if (size != n * width) {
+      ThrowNamed("ShapeError", "values have " + std::to_string(size) + " elements, needed are " +
+                                   std::to_string(n * width));
+    }
+    const float most = MostOf(op, plan);
+    const float* const data = values.data();
+    bool is_within = false;
+    {
+      py::gil_scoped_release release;
+      is_within = ActiveKernels().all_within(data, size, most);
+    }
+    if (is_within) return;
+    const float* const unfit =
+        std::find_if(data, data + size, [&](float each) { return !(std::fabs(each) <= most); });
+    char given[32];
+    std::snprintf(given, sizeof(given), "%.9g", static_cast<double>(*unfit));
+    const size_t row = static_cast<size_t>(unfit - data) / width;
+    const bool is_finite = std::isfinite(*unfit);
+    ThrowNamed("ValueRangeError", Beyond(op, plan, is_finite ? most : FLT_MAX) + ", given is " +
+                                      given + " (as float32) for " + name_of(row) +
+                                      "; nothing was sent");
+  }
+
+  // Gradients of equal keys are added before they are sent; the sums must be such that the rule can
+  // take them, too. They are, unless a gradient is so large that the batch could hold enough of
+  // them.
   static Status CheckSums(const Call& call, const float* gradients, BufferPool& buffers) {
     const Kernels& kernels = ActiveKernels();
     const auto messages = call.batch().messages();
     const size_t n_gradients = call.batch().n_places();
-    const float harmless = FLT_MAX / static_cast<float>(std::max<size_t>(n_gradients, 1));
+    const TableSpec& spec = call.plan().spec();
+    const float most = MostOf(Op::kPush, call.plan());
+    const float harmless = most / static_cast<float>(std::max<size_t>(n_gradients, 1));
     if (kernels.all_within(gradients, n_gradients, harmless)) return {};
     for (size_t i = 0; i < messages.size(); ++i) {
       const Buffer sums = call.GatherValues(i, buffers);
-      if (AllFinite(kernels, sums.As<float>().data(), messages[i].n_values)) continue;
-      return Status(Code::kValueRange,
-                    "gradients of equal keys add up to infinity (as float32); nothing was sent");
+      const std::span<const float> floats = sums.As<float>().first(messages[i].n_values);
+      const auto unfit =
+          std::ranges::find_if(floats, [&](float each) { return !(std::fabs(each) <= most); });
+      if (unfit == floats.end()) continue;
+      const size_t value = static_cast<size_t>(unfit - floats.begin());
+      const size_t index = call.batch().PlaceOf(i, value) / spec.row_width;
+      const Buffer& keys = call.batch().keys();
+      return Status(
+          Code::kValueRange,
+          Beyond(Op::kPush, call.plan(), most) +
+              "; gradients of equal keys add up to "
+              "more (or to infinity, as float32) for " +
+              (spec.kind == TableKind::kSparse
+                   ? KeyName(keys.As<Key>()[messages[i].keys_begin + value / spec.row_width], index)
+                   : "the row at index " + std::to_string(index) + " of the batch") +
+              "; nothing was sent");
     }
     return {};
   }

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "binding/bind.h"
+#include "rules/update_rule.h"
 
 namespace py = pybind11;
 
@@ -175,9 +177,16 @@ py::object Ticket::TakeStats() {
     entry["rows"] = report.stats.rows;
     entry["bytes"] = report.stats.bytes;
     entry["apply_index"] = report.stats.apply_index;
+    const uint32_t lr_bits = static_cast<uint32_t>(report.stats.lr_bits);
+    if (HasRate(call_->plan().spec().rule.kind)) entry["lr"] = std::bit_cast<float>(lr_bits);
     if (call_->plan().spec().rounds) {
       entry["rounds"] = report.stats.rounds;
       entry["late_pushes"] = report.stats.late_pushes;
+      entry["left_out"] = report.stats.left_out;
+      if (report.stats.left_out > 0) {
+        entry["left_out_round"] = report.stats.left_out_round;
+        entry["left_out_key"] = report.stats.left_out_key;
+      }
     }
     reports.append(std::move(entry));
   }

@@ -40,6 +40,10 @@ class Batch {
   virtual void GatherSums(size_t message, const float* gradients, float* values) const = 0;
   // Fills the values of an assign: of equal keys the last one wins.
   virtual void GatherLast(size_t message, const float* rows, float* values) const = 0;
+  // Where one value of a message stood first in the caller's array, or kNoPlace when that is not
+  // known any more. Requires: value < n_values.
+  static constexpr size_t kNoPlace = ~size_t{0};
+  virtual size_t PlaceOf(size_t message, size_t value) const = 0;
   // Spreads one message's pulled values to every place that asked for them.
   virtual void Scatter(size_t message, const float* values, float* rows) const = 0;
   // The same for one flag a key.

@@ -1,6 +1,7 @@
 #include "client/call.h"
 
 #include <algorithm>
+#include <array>
 
 namespace fastps {
 namespace {
@@ -88,13 +89,13 @@ Call::Verdict Call::OnReply(size_t message, const Reply& reply) {
                                              " parts, the request had " + std::to_string(n_parts)));
     return Verdict::kDone;
   }
-  for (const PartResult& part : reply.parts) {
-    const Code code = static_cast<Code>(part.code);
-    if (IsOk(code)) continue;
-    FailMessage(message, StatusOf(code, plan_->spec()));
+  for (size_t i = 0; i < n_parts; ++i) {
+    if (IsOk(static_cast<Code>(reply.parts[i].code))) continue;
+    FailMessage(message, StatusOfPart(message, i, reply.parts[i]));
     return Verdict::kDone;
   }
   if (op_ == Op::kPush) CountLate(reply);
+  if (op_ == Op::kPull) CheckFolds(reply);
   const bool all_remembered =
       std::ranges::all_of(reply.parts, [](const PartResult& part) { return part.remembered != 0; });
   if (key_set_ != nullptr && all_remembered && !reply.parts.empty()) key_set_->SetKnown(message);
@@ -109,6 +110,44 @@ void Call::CountLate(const Reply& reply) {
   if (!late || late_) return;
   late_ = true;  // once for all its messages
   if (n_late_pushes != nullptr) n_late_pushes->fetch_add(1, std::memory_order_relaxed);
+}
+
+void Call::CheckFolds(const Reply& reply) {
+  if (folds_told == nullptr || argument == 0) return;
+  for (const PartResult& part : reply.parts) {
+    if (part.detail == 0 || !folds_told->IsNews(plan_->spec().id, part.detail - 1)) continue;
+    Fail(Status(Code::kValueRange,
+                "table '" + plan_->spec().name + "': what the workers pushed in step " +
+                    std::to_string(part.detail - 1) +
+                    " added up, or led the optimizer, to infinity or NaN for some rows; these were "
+                    "left as they were. stats() counts them (left_out) and names one. This is said "
+                    "once: pull again to go on. Lower the learning rate or clip the gradients"));
+  }
+}
+
+Status Call::StatusOfPart(size_t message, size_t part, const PartResult& result) const {
+  const Code code = static_cast<Code>(result.code);
+  const PlannedMessage& planned = batch_->messages()[message];
+  if (code != Code::kValueRange || result.detail == 0 || !CarriesValues(op_) ||
+      result.detail > planned.parts[part].n_values) {
+    return StatusOf(code, plan_->spec());
+  }
+  size_t value = result.detail - 1;
+  for (size_t i = 0; i < part; ++i) value += planned.parts[i].n_values;
+  const TableSpec& spec = plan_->spec();
+  const size_t place = batch_->PlaceOf(message, value);
+  const std::string index = std::to_string(place / spec.row_width);
+  std::string named = place == Batch::kNoPlace ? "a row" : "the row at index " + index;
+  const size_t number = planned.keys_begin + value / spec.row_width;
+  if (spec.kind == TableKind::kSparse && number < batch_->keys().As<Key>().size()) {
+    named = "key " + std::to_string(batch_->keys().As<Key>()[number]) +
+            (place == Batch::kNoPlace ? "" : " (index " + index + " of the batch)");
+  }
+  return Status(code, "table '" + spec.name + "': the " + OpName(op_) + " for " + named +
+                          " would leave NaN or infinity in the row or the optimizer's state, and "
+                          "was refused with all that it brought for the same shard; other shards "
+                          "may have taken their parts. Lower the learning rate, clip the "
+                          "gradients, or assign the row anew");
 }
 
 void Call::TakeResults(size_t message, const Reply& reply) {
@@ -135,16 +174,21 @@ void Call::TakeResults(size_t message, const Reply& reply) {
       results_.scanned_values.assign(reply.values.begin(), reply.values.end());
       results_.next_cursor = reply.parts[0].detail;
       return;
-    case Op::kStats:
-      if (reply.keys.size() != reply.parts.size() * kShardStatsFields) return refuse();
+    case Op::kStats: {
+      const bool is_old = reply.keys.size() == reply.parts.size() * kShardStatsFieldsOld;
+      const size_t n_fields = is_old ? kShardStatsFieldsOld : kShardStatsFields;
+      if (reply.keys.size() != reply.parts.size() * n_fields) return refuse();
       for (size_t i = 0; i < reply.parts.size(); ++i) {
-        const auto fields = reply.keys.subspan(i * kShardStatsFields, kShardStatsFields);
+        std::array<uint64_t, kShardStatsFields> fields{};
+        std::ranges::copy(reply.keys.subspan(i * n_fields, n_fields), fields.begin());
         const ShardId shard = planned.parts[i].shard;
         results_.shards.push_back({shard,
                                    plan_->route->views[shard.value].tail(),
-                                   {fields[0], fields[1], fields[2], fields[3], fields[4]}});
+                                   {fields[0], fields[1], fields[2], fields[3], fields[4],
+                                    fields[5], fields[6], fields[7], fields[8]}});
       }
       return;
+    }
     case Op::kPush:
     case Op::kAssign:
     case Op::kSetLr:

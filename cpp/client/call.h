@@ -13,6 +13,7 @@
 #include "base/buffer.h"
 #include "base/status.h"
 #include "client/batch.h"
+#include "client/folds_told.h"
 #include "client/gate.h"
 #include "client/key_set.h"
 #include "wire/message.h"
@@ -114,6 +115,8 @@ class Call {
   std::atomic<bool> observed{false};  // somebody was told the status
   // Counts the pushes that came too late for their round, when there is one.
   std::shared_ptr<std::atomic<uint64_t>> n_late_pushes;
+  // Of which folds the user was told, when it is there: a pull fails once for each that is news.
+  std::shared_ptr<FoldsTold> folds_told;
   // Set when a server refuses the session, which may be before the map says that it has ended.
   std::shared_ptr<std::atomic<bool>> session_refused;
 
@@ -125,6 +128,10 @@ class Call {
     return key_set_ != nullptr && key_set_->worth_sending();
   }
   void CountLate(const Reply& reply);
+  // Fails the call when a fold left something out and nobody was told.
+  void CheckFolds(const Reply& reply);
+  // What the answer to one part says.
+  Status StatusOfPart(size_t message, size_t part, const PartResult& result) const;
   void TakeResults(size_t message, const Reply& reply);
   void Fail(Status status);
 

@@ -144,6 +144,11 @@ std::vector<Buffer> Client::GatherAll(const Call& call) {
 void Client::Start(const std::shared_ptr<Call>& call, Mode mode, int64_t deadline_ms) {
   n_requests_.fetch_add(1, std::memory_order_relaxed);
   call->n_late_pushes = n_late_pushes_;
+  if (call->plan().spec().rounds && call->argument != 0 &&
+      (call->op() == Op::kPull || IsWrite(call->op()))) {
+    folds_told_->OnCall(call->plan().spec().id, call->argument - 1);
+    call->folds_told = folds_told_;
+  }
   call->session_refused = session_refused_;
   if (runtime_ == nullptr && RunsNow(*call, mode, deadline_ms)) {
     RunEmbedded(*call, {}, deadline_ms);

@@ -180,6 +180,7 @@ class Client {
   std::atomic<uint64_t> n_requests_{0};
   const std::shared_ptr<std::atomic<bool>> session_refused_ =
       std::make_shared<std::atomic<bool>>(false);
+  const std::shared_ptr<FoldsTold> folds_told_ = std::make_shared<FoldsTold>();
   const std::shared_ptr<std::atomic<uint64_t>> n_late_pushes_ =
       std::make_shared<std::atomic<uint64_t>>(0);
   std::atomic<bool> epoch_changed_{false};  // set with the mutex held

@@ -74,6 +74,14 @@ class KeyBatch final : public Batch {
     });
   }
 
+  size_t PlaceOf(size_t message, size_t value) const override {
+    size_t first = 0;
+    ForEachPlace(message, [&](size_t place, size_t number, bool is_first) {
+      if (is_first && number == value / width_) first = place;
+    });
+    return first * width_ + value % width_;
+  }
+
   void Scatter(size_t message, const float* values, float* rows) const override {
     ForEachPlace(message, [&](size_t place, size_t number, bool) {
       CopyRow(values + number * width_, rows + place * width_);

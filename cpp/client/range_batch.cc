@@ -43,6 +43,14 @@ class RangeBatch final : public Batch {
     });
   }
 
+  size_t PlaceOf(size_t message, size_t value) const override {
+    size_t place = 0;
+    ForEachRange(message, [&](const Range& range, size_t offset) {
+      if (value >= offset && value - offset < range.size) place = range.place + (value - offset);
+    });
+    return place;
+  }
+
   void Scatter(size_t message, const float* values, float* rows) const override {
     ForEachRange(message, [&](const Range& range, size_t offset) {
       const auto copy_to = [&](uint64_t place) {
@@ -118,7 +126,7 @@ void RangeBatch::AddRange(const ShardPlan& plan, ElementRange range, uint64_t pl
   const TableSpec& spec = plan.spec();
   const uint64_t n_elements = spec.n_rows * spec.row_width;
   const uint64_t row_place = place;
-  const bool whole_rows = HasRowSlots(spec.rule.kind);
+  const bool whole_rows = HasRowSlots(spec.rule);
   while (range.begin < range.end) {
     const ShardId shard = ShardOfElement(range.begin, n_elements, spec.num_shards);
     const uint64_t block_end = DenseShardRange(n_elements, spec.num_shards, shard).end;
@@ -174,6 +182,7 @@ class PlainBatch final : public Batch {
   void GatherLast(size_t message, const float* rows, float* values) const override {
     std::fill_n(values, messages_[message].n_values, *rows);
   }
+  size_t PlaceOf(size_t, size_t) const override { return 0; }
   void Scatter(size_t, const float*, float*) const override {}
   void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
 };

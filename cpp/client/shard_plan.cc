@@ -41,6 +41,7 @@ std::shared_ptr<const ShardPlan> ShardPlan::Make(std::shared_ptr<const ClusterMa
   plan->use = use;
   plan->serves_both =
       std::ranges::all_of(route->views, [](const ShardView& view) { return view.n_members == 1; });
+  plan->bounds = BoundsOf(route->spec.rule);
   plan->map = std::move(map);
   plan->route = route;
   return plan;

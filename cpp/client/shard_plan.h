@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "routing/cluster_map.h"
+#include "rules/update_rule.h"
 
 namespace fastps {
 
@@ -31,6 +32,7 @@ struct ShardPlan {
   std::vector<uint32_t> lane_of_rank;  // ranks order the shards by lane, then by number,
   std::vector<ShardId> shard_of_rank;  // so that the keys of one lane lie side by side
   std::vector<uint32_t> rank_of_shard;
+  RuleBounds bounds;  // of the table's rule
 
   const TableSpec& spec() const { return route->spec; }
 

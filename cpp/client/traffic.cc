@@ -64,6 +64,7 @@ class KeptBatch final : public Batch {
   void GatherLast(size_t, const float*, float*) const override {}
   void Scatter(size_t, const float*, float*) const override {}
   void ScatterFlags(size_t, const uint8_t*, uint8_t*) const override {}
+  size_t PlaceOf(size_t, size_t) const override { return kNoPlace; }  // the arrays are gone
 };
 
 }  // namespace

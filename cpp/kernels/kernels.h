@@ -38,6 +38,7 @@ struct RuleConstants {
   float beta1 = 0;
   float beta2 = 0;
   float weight_decay = 0;
+  float lr_decay = 0;
 };
 
 // Updates sparse rows. rows[i] points at the row's floats: value (width), then each slot (width),
@@ -71,14 +72,15 @@ struct Kernels {
   std::string_view name;  // "baseline", "avx2", "avx512"
 
   // All but accumulate and ftrl add weight_decay * value to the gradient unless it is 0.
-  UpdateLoops accumulate;  // no slots
-  UpdateLoops sgd;         // no slots; lr
-  UpdateLoops adagrad;     // slot 0: sum of squares; lr, eps
-  UpdateLoops ftrl;        // slot 0: z, slot 1: n; alpha, beta, l1, l2
-  UpdateLoops momentum;    // slot 0: velocity; lr, momentum
-  UpdateLoops nesterov;    // the same
-  UpdateLoops rmsprop;     // slot 0: mean of squares; lr, alpha, eps
-  UpdateLoops adam;        // slots 0, 1: m, v; row slots 0, 1: their weights; lr, beta1, beta2, eps
+  UpdateLoops accumulate;     // no slots
+  UpdateLoops sgd;            // no slots; lr
+  UpdateLoops adagrad;        // slot 0: sum of squares; lr, eps
+  UpdateLoops adagrad_decay;  // the same; row slots: updates of the row, low and high; lr_decay
+  UpdateLoops ftrl;           // slot 0: z, slot 1: n; alpha, beta, l1, l2
+  UpdateLoops momentum;       // slot 0: velocity; lr, momentum
+  UpdateLoops nesterov;       // the same
+  UpdateLoops rmsprop;        // slot 0: mean of squares; lr, alpha, eps
+  UpdateLoops adam;  // slots 0, 1: m, v; row slots 0, 1: their weights; lr, beta1, beta2, eps
 
   void (*add)(float* sums, const float* addends, size_t n);  // sums[i] += addends[i]
 

@@ -277,6 +277,7 @@ constexpr Kernels MakeTable(std::string_view name) {
       .accumulate = kLoops<AccumulateStep>,
       .sgd = kLoops<SgdStep>,
       .adagrad = kLoops<AdagradStep>,
+      .adagrad_decay = kLoops<AdagradDecayStep>,
       .ftrl = kLoops<FtrlStep>,
       .momentum = kLoops<MomentumStep>,
       .nesterov = kLoops<NesterovStep>,

@@ -60,6 +60,26 @@ struct AdagradStep : StepBase<1, true, true> {
   }
 };
 
+// The row slots count the updates of the row: float32 counts exactly up to 2^24, which the second
+// counts.
+struct AdagradDecayStep : StepBase<1, true, true> {
+  static constexpr bool kHasRowSlots = true;
+  template <class F>
+  static inline RowTerms<F> AtRow(const RuleConstants& c, F& low, F& high) {
+    const F full = Broadcast<F>(0x1p24f);
+    const F step = c.lr / (1.0f + (low + full * high) * c.lr_decay);
+    const F next = low + 1.0f;
+    high = next == full ? high + 1.0f : high;
+    low = next == full ? next - full : next;
+    return {step, F{}};
+  }
+  template <class F>
+  static inline void Step(const RuleConstants& c, const RowTerms<F>& row, F g, F& w, F& sum, F&) {
+    sum = sum + g * g;
+    w = w - row.step * (g / (Sqrt(sum) + c.eps));
+  }
+};
+
 struct RmspropStep : StepBase<1, true, true> {
   template <class F>
   static inline void Step(const RuleConstants& c, const RowTerms<F>&, F g, F& w, F& mean, F&) {

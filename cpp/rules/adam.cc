@@ -9,8 +9,28 @@
 // As the sums they are, and not as 1 minus a stored product, because beta2^t is so near to 1 that
 // the subtraction would leave half the digits.
 #include "rules/families.h"
+#include "rules/tame.h"
 
 namespace fastps::rules {
+namespace {
+
+// By the inequality of Cauchy and Schwarz, m^2 <= v * (1-beta1)^2 / ((1-beta2) (1 - beta1^2/beta2))
+// of what came in by gradients; an m that was loaded beside a small v fades with beta1.
+double TameUpdates(double size, const RuleConstants& c) {
+  const double beta1 = double{c.beta1}, beta2 = double{c.beta2};
+  double share = 1 - beta2;
+  if (beta1 > 0) {
+    if (beta1 * beta1 >= beta2) return 0;
+    share *= (1 - beta1 * beta1 / beta2) / ((1 - beta1) * (1 - beta1));
+  }
+  const double first_step = RoundedUpRate(c.lr) / (1 - beta1);
+  const double w = size + kTameUpdatesMax * first_step * QuotientReach(share, c.eps) +
+                   first_step / (1 - beta1) * size / double{c.eps};
+  const double g = double{kTameGradient} + double{c.weight_decay} * w;
+  return std::max({w, g * g + size}) < kReachMax ? kTameUpdatesMax : 0;
+}
+
+}  // namespace
 
 std::unique_ptr<const UpdateRule> MakeAdam(const RuleSpec& spec, const Kernels& kernels,
                                            Status* status) {
@@ -28,9 +48,11 @@ std::unique_ptr<const UpdateRule> MakeAdam(const RuleSpec& spec, const Kernels& 
   }
   if (status->ok()) *status = CheckUnused("Adam", spec, 5);
   if (!status->ok()) return nullptr;
-  return MakePlainRule(
-      kernels.adam,
-      {.lr = lr, .eps = eps, .beta1 = beta1, .beta2 = beta2, .weight_decay = weight_decay}, 2, 2);
+  const RuleConstants constants{
+      .lr = lr, .eps = eps, .beta1 = beta1, .beta2 = beta2, .weight_decay = weight_decay};
+  RuleBounds bounds = TameBounds(constants, TameUpdates);
+  if (weight_decay == 0.0f) bounds.gradient_max = kLargestSquared;
+  return MakePlainRule(kernels.adam, constants, 2, 2, bounds);
 }
 
 }  // namespace fastps::rules

@@ -31,7 +31,11 @@ std::unique_ptr<const UpdateRule> MakeFtrl(const RuleSpec& spec, const Kernels& 
 // A rule of which nothing needs to be known but its loops and how much state it has: all of it is 0
 // at first and after an assign.
 std::unique_ptr<const UpdateRule> MakePlainRule(UpdateLoops loops, const RuleConstants& constants,
-                                                size_t n_slots, size_t n_row_slots = 0);
+                                                size_t n_slots, size_t n_row_slots,
+                                                const RuleBounds& bounds);
+
+// The largest float for which `holds`, which holds up to some float and not beyond; -1: for none.
+float LargestOf(bool (*holds)(float value, const float* constants), const float* constants);
 
 // What a constant must be, besides finite.
 enum class Range { kNotNegative, kPositive, kBelowOne };  // kBelowOne: 0 <= constant < 1

@@ -155,6 +155,21 @@ void FillInitial(const InitializerSpec& spec, Key key, uint64_t column_begin, fl
   FASTPS_CHECK(false && "CheckInitializer refused this kind");
 }
 
+float InitialReach(const InitializerSpec& spec) {
+  const float a = std::fabs(spec.a), b = std::fabs(spec.b);
+  switch (spec.kind) {
+    case InitializerKind::kZeros:
+      return 0.0f;
+    case InitializerKind::kConstant:
+      return a;
+    case InitializerKind::kUniform:
+      return std::max(a, b);
+    case InitializerKind::kNormal:
+      return static_cast<float>(static_cast<double>(a) + kDeviationsMax * static_cast<double>(b));
+  }
+  return 0.0f;
+}
+
 Status CheckInitializer(const InitializerSpec& spec) {
   switch (spec.kind) {
     case InitializerKind::kZeros:

@@ -16,6 +16,9 @@ namespace fastps {
 void FillInitial(const InitializerSpec& spec, Key key, uint64_t column_begin, float* values,
                  size_t n);
 
+// No initial value is larger than this. Requires: a legal spec.
+float InitialReach(const InitializerSpec& spec);
+
 // Whether the numbers of `spec` are legal (finite, low <= high, std >= 0, kind known).
 Status CheckInitializer(const InitializerSpec& spec);
 

@@ -4,8 +4,37 @@
 // PyTorch's buffer is the gradient itself at the first step; ours is momentum * 0 + g, which is the
 // same.
 #include "rules/families.h"
+#include "rules/tame.h"
 
 namespace fastps::rules {
+namespace {
+
+// Sizes of (v, w) grow at most as under the matrix ((momentum, decay), (into_w, 1 + stays)), by its
+// largest eigenvalue each update, but for how far its eigenvector is from even.
+double TameUpdates(double size, const RuleConstants& c, bool looks_ahead) {
+  const double lr = RoundedUpRate(c.lr);
+  const double momentum = double{c.momentum};
+  const double decay = double{c.weight_decay};
+  if (momentum >= 1) return 0;
+  const double share = looks_ahead ? 1 + momentum : 1;  // of the gradient in the step
+  const double v = size + double{kTameGradient} / (1 - momentum);
+  if (decay == 0) {
+    const double w = size + kTameUpdatesMax * lr * (share * double{kTameGradient} + v);
+    return std::max(v, w) < kReachMax ? kTameUpdatesMax : 0;
+  }
+  const double into_w = lr * (looks_ahead ? momentum * momentum : momentum);
+  const double stays = lr * share * decay;
+  const double apart = 1 + stays - momentum;
+  const double growth = (momentum + 1 + stays + std::sqrt(apart * apart + 4 * decay * into_w)) / 2;
+  const double uneven = decay / (growth - momentum);
+  constexpr double kGrownBits = 40;
+  const double n = std::min(kTameUpdatesMax, kGrownBits / std::log2(growth));
+  const double reach = std::exp2(kGrownBits) * std::max(uneven, 1 / uneven) *
+                       (size + n * std::max(1.0, lr * share) * double{kTameGradient});
+  return reach * std::max({1.0, lr, decay}) < kReachMax ? n : 0;
+}
+
+}  // namespace
 
 std::unique_ptr<const UpdateRule> MakeMomentum(const RuleSpec& spec, const Kernels& kernels,
                                                Status* status) {
@@ -28,8 +57,12 @@ std::unique_ptr<const UpdateRule> MakeMomentum(const RuleSpec& spec, const Kerne
   }
   if (status->ok()) *status = CheckUnused("Momentum", spec, 4);
   if (!status->ok()) return nullptr;
-  return MakePlainRule(nesterov == 1.0f ? kernels.nesterov : kernels.momentum,
-                       {.lr = lr, .momentum = momentum, .weight_decay = weight_decay}, 1);
+  const bool looks_ahead = nesterov == 1.0f;
+  const RuleConstants constants{.lr = lr, .momentum = momentum, .weight_decay = weight_decay};
+  return MakePlainRule(looks_ahead ? kernels.nesterov : kernels.momentum, constants, 1, 0,
+                       TameBounds(constants, [looks_ahead](double size, const RuleConstants& c) {
+                         return TameUpdates(size, c, looks_ahead);
+                       }));
 }
 
 }  // namespace fastps::rules

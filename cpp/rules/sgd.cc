@@ -1,7 +1,20 @@
 // SGD: w = w - lr*g. Constants: [lr, weight_decay]. No slots.
 #include "rules/families.h"
+#include "rules/tame.h"
 
 namespace fastps::rules {
+namespace {
+
+// Decay by up to the whole value only makes it smaller.
+double TameUpdates(double size, const RuleConstants& c) {
+  const double lr = RoundedUpRate(c.lr);
+  const double decay = double{c.weight_decay};
+  const double w = size + kTameUpdatesMax * lr * double{kTameGradient};
+  const double g = double{kTameGradient} + decay * w;
+  return lr * decay <= 1 && std::max({w, g, lr * g}) < kReachMax ? kTameUpdatesMax : 0;
+}
+
+}  // namespace
 
 std::unique_ptr<const UpdateRule> MakeSgd(const RuleSpec& spec, const Kernels& kernels,
                                           Status* status) {
@@ -13,7 +26,8 @@ std::unique_ptr<const UpdateRule> MakeSgd(const RuleSpec& spec, const Kernels& k
   }
   if (status->ok()) *status = CheckUnused("SGD", spec, 2);
   if (!status->ok()) return nullptr;
-  return MakePlainRule(kernels.sgd, {.lr = lr, .weight_decay = weight_decay}, 0);
+  const RuleConstants constants{.lr = lr, .weight_decay = weight_decay};
+  return MakePlainRule(kernels.sgd, constants, 0, 0, TameBounds(constants, TameUpdates));
 }
 
 }  // namespace fastps::rules

@@ -1,12 +1,14 @@
 #include "rules/update_rule.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdio>
 #include <string>
 
 #include "base/limits.h"
 #include "rules/families.h"
+#include "rules/initializer.h"
 
 namespace fastps {
 
@@ -22,8 +24,9 @@ std::string Text(float value) {
 
 class PlainRule final : public UpdateRule {
  public:
-  PlainRule(UpdateLoops loops, const RuleConstants& constants, size_t n_slots, size_t n_row_slots)
-      : UpdateRule(loops, constants, n_slots, n_row_slots) {}
+  PlainRule(UpdateLoops loops, const RuleConstants& constants, size_t n_slots, size_t n_row_slots,
+            const RuleBounds& bounds)
+      : UpdateRule(loops, constants, n_slots, n_row_slots, bounds) {}
 
   void ResetState(const RowSpan& rows, size_t n_rows, size_t width) const override {
     if (n_slots() > 0) std::fill_n(rows.slot0, n_rows * width, 0.0f);
@@ -38,8 +41,24 @@ class PlainRule final : public UpdateRule {
 }  // namespace
 
 std::unique_ptr<const UpdateRule> MakePlainRule(UpdateLoops loops, const RuleConstants& constants,
-                                                size_t n_slots, size_t n_row_slots) {
-  return std::make_unique<PlainRule>(loops, constants, n_slots, n_row_slots);
+                                                size_t n_slots, size_t n_row_slots,
+                                                const RuleBounds& bounds) {
+  return std::make_unique<PlainRule>(loops, constants, n_slots, n_row_slots, bounds);
+}
+
+float LargestOf(bool (*holds)(float value, const float* constants), const float* constants) {
+  // Floats without sign are ordered as their bits are.
+  uint32_t least = 0, most = std::bit_cast<uint32_t>(FLT_MAX);
+  if (!holds(0.0f, constants)) return -1.0f;
+  while (least < most) {
+    const uint32_t middle = most - (most - least) / 2;
+    if (holds(std::bit_cast<float>(middle), constants)) {
+      least = middle;
+    } else {
+      most = middle - 1;
+    }
+  }
+  return std::bit_cast<float>(least);
 }
 
 Status CheckConstant(std::string_view rule, std::string_view name, float value, Range range) {
@@ -111,19 +130,35 @@ Status WithLr(const RuleSpec& spec, float lr, RuleSpec* changed) {
   return {};
 }
 
+RuleBounds BoundsOf(const RuleSpec& spec) {
+  Status status;
+  const std::unique_ptr<const UpdateRule> rule = MakeUpdateRule(spec, ActiveKernels(), &status);
+  return rule == nullptr ? RuleBounds{} : rule->bounds();
+}
+
+Status CheckInitialState(const InitializerSpec& initializer, const RuleSpec& rule) {
+  const float reach = InitialReach(initializer);
+  const float most = BoundsOf(rule).assign_max;
+  if (reach <= most) return {};
+  return {Code::kConfig, "initial values reach " + rules::Text(reach) +
+                             ", and the optimizer has a finite state up to " + rules::Text(most) +
+                             " (FTRL: |w| * (beta / alpha + l2) + l1 must fit float32): take "
+                             "smaller values or a larger alpha"};
+}
+
 Status CheckRowParts(const TableSpec& spec) {
-  if (spec.kind != TableKind::kDense || !HasRowSlots(spec.rule.kind)) return {};
+  if (spec.kind != TableKind::kDense || !HasRowSlots(spec.rule)) return {};
   const uint64_t n_elements = spec.n_rows * spec.row_width;
   const uint64_t block = (n_elements + spec.num_shards - 1) / spec.num_shards;
   const uint64_t part = std::min(spec.row_width, block);
   if (part <= limits::kRowWidthMax) return {};
-  return {
-      Code::kConfig,
-      "table '" + spec.name + "': one shard would hold " + std::to_string(part) +
-          " floats of one row; with a rule that counts the updates of a row (Adam) it may hold " +
-          std::to_string(limits::kRowWidthMax) + ": raise num_shards from " +
-          std::to_string(spec.num_shards) + " to at least " +
-          std::to_string((n_elements + limits::kRowWidthMax - 1) / limits::kRowWidthMax)};
+  return {Code::kConfig,
+          "table '" + spec.name + "': one shard would hold " + std::to_string(part) +
+              " floats of one row; with a rule that counts the updates of a row (Adam, AdaGrad "
+              "with lr_decay) it may hold " +
+              std::to_string(limits::kRowWidthMax) + ": raise num_shards from " +
+              std::to_string(spec.num_shards) + " to at least " +
+              std::to_string((n_elements + limits::kRowWidthMax - 1) / limits::kRowWidthMax)};
 }
 
 }  // namespace fastps

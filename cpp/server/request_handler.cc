@@ -1,6 +1,7 @@
 #include "server/request_handler.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <string>
 #include <utility>
@@ -148,6 +149,8 @@ std::shared_ptr<const ServedTable> RequestHandler::MakeTable(
     if (!status->ok()) return nullptr;
     table->rule = MakeUpdateRule(route.spec.rule, ActiveKernels(), status);
     if (table->rule == nullptr) return nullptr;
+    *status = CheckInitialState(route.spec.initializer, route.spec.rule);
+    if (!status->ok()) return nullptr;
   }
   table->shards.resize(route.spec.num_shards);
   for (uint32_t i = 0; i < route.spec.num_shards; ++i) {
@@ -384,6 +387,7 @@ void RequestHandler::HandlePull(std::span<const Part> parts, OwnedReply* reply) 
         parts[i].shard->Pull(parts[i].selection, parts[i].key_set, parts[i].step, values);
     SetCode(&result, pulled.code);
     result.remembered = pulled.remembered;
+    result.detail = pulled.left_out_in;
     // Places that were known a moment ago may be gone, with another thread's removal.
     if (pulled.code != Code::kOk) result.n_values = 0;
     n_pulled += result.n_values;
@@ -460,8 +464,10 @@ void RequestHandler::HandleStats(std::span<const Part> parts, OwnedReply* reply)
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].shard == nullptr) continue;
     const Shard::Figures figures = parts[i].shard->figures();
-    fields.insert(fields.end(), {figures.rows, figures.bytes, figures.apply_index.value,
-                                 figures.folded.value, figures.n_late});
+    fields.insert(fields.end(),
+                  {figures.rows, figures.bytes, figures.apply_index.value, figures.folded.value,
+                   figures.n_late, figures.left_out.n, figures.left_out.round, figures.left_out.key,
+                   std::bit_cast<uint32_t>(figures.lr)});
     reply->parts[i].n_keys = kShardStatsFields;
   }
   reply->keys = ToBuffer(fields, *buffers_);

@@ -5,6 +5,7 @@
 // so that such parts must be selected whole.
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -85,14 +86,65 @@ class DenseShard final : public ShardData {
     });
   }
 
-  void Push(Selection ranges, const float* gradients) override {
+  std::optional<uint64_t> Push(Selection ranges, const float* gradients, bool are_tame) override {
     BeforeWrite();
+    if (!MustTry(are_tame, ValueCount(ranges), block_.size())) {
+      Apply(ranges, gradients);
+      return {};
+    }
+    const std::vector<float> saved = Saved(ranges);
+    Apply(ranges, gradients);
+    std::optional<uint64_t> unfit;
+    uint64_t place = 0;
     ForEachRange(ranges, [&](size_t offset, size_t n) {
-      ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
-        rule().ApplyBlock(rows, gradients + begin, n_rows, width);
-      });
-      gradients += n;
+      if (!unfit && !AreFinite(offset, n)) {
+        size_t i = 0;
+        while (AreFinite(offset + i, 1)) ++i;
+        unfit = place + i;
+      }
+      place += n;
     });
+    if (unfit) {
+      const float* from = saved.data();
+      ForEachPiece(ranges, [&](float* to, size_t n) {
+        std::memcpy(to, from, n * sizeof(float));
+        from += n;
+      });
+      return unfit;
+    }
+    ForEachPiece(ranges, [this](const float* stored, size_t n) { NoteStored(stored, n); });
+    return unfit;
+  }
+
+  LeftOut PushWhatFits(Selection ranges, const float* gradients) override {
+    BeforeWrite();
+    const bool are_tame = ActiveKernels().all_within(gradients, ValueCount(ranges), kTameGradient);
+    if (!MustTry(are_tame, ValueCount(ranges), block_.size())) {
+      Apply(ranges, gradients);
+      return {};
+    }
+    const std::vector<float> saved = Saved(ranges);
+    LeftOut left_out;
+    Apply(ranges, gradients);
+    const float* from = saved.data();
+    ForEachRange(ranges, [&](size_t offset, size_t n) {
+      const bool fits = AreFinite(offset, n);
+      for (size_t i = 0; i < n && !fits; ++i) {
+        if (AreFinite(offset + i, 1)) continue;
+        if (left_out.n++ == 0) left_out.first = block_.begin + offset + i;
+        const float* element = from + i;
+        for (const PageArray<float>* array : {&values_, &slot0_, &slot1_}) {
+          if (array->size() == 0) continue;
+          array->data()[offset + i] = *element;
+          element += n;
+        }
+      }
+      ForEachPieceOf(offset, n, [&](const float* stored, size_t size) {
+        NoteStored(stored, size);
+        from += size;
+      });
+    });
+    return left_out;
   }
 
   Gradients Sum(std::span<const Gradients* const> addends) const override {
@@ -106,6 +158,7 @@ class DenseShard final : public ShardData {
       ForEachRow(offset, n, [this](const RowSpan& rows, size_t n_rows, size_t width, size_t) {
         rule().ResetState(rows, n_rows, width);
       });
+      NoteAssigned(values, n);
       values += n;
     });
   }
@@ -129,10 +182,17 @@ class DenseShard final : public ShardData {
     for (const PageArray<float>* array : arrays()) n_floats += array->size();
     Bytes rows;
     if (!image->Cut(n_floats, sizeof(float), &rows) || image->remaining() > 0) return false;
+    // Copied to be looked at: an image's floats are not aligned.
+    for (size_t i = 0; i < n_floats; ++i) {
+      float each = 0;
+      std::memcpy(&each, rows.data() + i * sizeof(float), sizeof(each));
+      if (!std::isfinite(each)) return false;
+    }
     for (const PageArray<float>* array : arrays()) {
       const size_t n_bytes = array->size() * sizeof(float);
       if (n_bytes > 0) std::memcpy(array->data(), rows.data(), n_bytes);
       rows = rows.subspan(n_bytes);
+      NoteStored(array->data(), array->size());
     }
     return true;
   }
@@ -170,6 +230,7 @@ class DenseShard final : public ShardData {
       return false;
     }
     std::ranges::copy(values, to.data() + (begin - first));
+    NoteStored(values.data(), values.size());
     return true;
   }
 
@@ -207,6 +268,53 @@ class DenseShard final : public ShardData {
       const PageArray<float>& array = *arrays()[i];
       cut_->slice.arrays[i].assign(array.data(), array.data() + array.size());
     }
+  }
+
+  void Apply(Selection ranges, const float* gradients) {
+    ForEachRange(ranges, [&](size_t offset, size_t n) {
+      ForEachRow(offset, n, [&](const RowSpan& rows, size_t n_rows, size_t width, size_t begin) {
+        rule().ApplyBlock(rows, gradients + begin, n_rows, width);
+      });
+      gradients += n;
+    });
+  }
+
+  bool AreAllWithin(float most) const override {
+    return std::ranges::all_of(arrays(), [most](const PageArray<float>* array) {
+      return ActiveKernels().all_within(array->data(), array->size(), most);
+    });
+  }
+
+  // Whether values and slots of these elements are. Row slots always are: they are below 1, or
+  // count.
+  bool AreFinite(size_t offset, size_t n) const {
+    for (const PageArray<float>* array : {&values_, &slot0_, &slot1_}) {
+      if (array->size() > 0 && !AllFinite(ActiveKernels(), array->data() + offset, n)) return false;
+    }
+    return true;
+  }
+
+  // Calls work(floats, n) for what the rule may change of a range: values, slots, row slots.
+  template <class Work>
+  void ForEachPieceOf(size_t offset, size_t n, Work work) {
+    for (const PageArray<float>* array : {&values_, &slot0_, &slot1_}) {
+      if (array->size() > 0) work(array->data() + offset, n);
+    }
+    const size_t row = (block_.begin + offset) / spec().row_width - first_row_;
+    const size_t last_row = (block_.begin + offset + n - 1) / spec().row_width - first_row_;
+    for (const PageArray<float>* array : {&row_slot0_, &row_slot1_}) {
+      if (array->size() > 0) work(array->data() + row, last_row - row + 1);
+    }
+  }
+  template <class Work>
+  void ForEachPiece(Selection ranges, Work work) {
+    ForEachRange(ranges, [&](size_t offset, size_t n) { ForEachPieceOf(offset, n, work); });
+  }
+
+  std::vector<float> Saved(Selection ranges) {
+    std::vector<float> saved;
+    ForEachPiece(ranges, [&](float* from, size_t n) { saved.insert(saved.end(), from, from + n); });
+    return saved;
   }
 
   uint64_t CutBytes() const {

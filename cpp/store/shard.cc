@@ -1,5 +1,7 @@
 #include "store/shard.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -71,7 +73,12 @@ void Shard::Fold() {
 
 void Shard::FoldNext(const std::vector<RoundMember>& members) {
   const std::optional<Gradients> sum = pending_.Fold(members, *data_);
-  if (sum) data_->Push(sum->selection, sum->values.data());
+  if (sum) {
+    const LeftOut left_out = data_->PushWhatFits(sum->selection, sum->values.data());
+    if (left_out.n > 0) {
+      left_out_ = {left_out_.n + left_out.n, pending_.folded().value - 1, left_out.first};
+    }
+  }
   ++apply_index_.value;
 }
 
@@ -101,20 +108,36 @@ WriteResult Shard::Execute(const Write& write) {
     return {Code::kOk, data_->Remove(write.selection)};
   }
   if (write.kind == Write::Kind::kSetLr) return SetLr(write);
-  if (const Code code = CheckContent(write.selection, write.values); code != Code::kOk) {
-    return {code};
-  }
+  const Checked checked = CheckContent(write.kind, write.selection, write.values);
+  if (checked.code != Code::kOk) return {checked.code, checked.detail};
   if (write.kind == Write::Kind::kAssign) {
     data_->Assign(write.selection, write.values.data());
     return {};
   }
-  return is_bsp() ? PushToRound(write) : Push(write);
+  return is_bsp() ? PushToRound(write) : Push(write, checked.are_tame);
 }
 
-Code Shard::CheckContent(Selection selection, std::span<const float> values) {
-  if (const Code code = data_->Check(selection); code != Code::kOk) return code;
-  if (values.size() != data_->ValueCount(selection)) return Code::kShapeMismatch;
-  return AllFinite(ActiveKernels(), values.data(), values.size()) ? Code::kOk : Code::kValueRange;
+Shard::Checked Shard::CheckContent(Write::Kind kind, Selection selection,
+                                   std::span<const float> values) {
+  if (const Code code = data_->Check(selection); code != Code::kOk) return {code};
+  if (values.size() != data_->ValueCount(selection)) return {Code::kShapeMismatch};
+  return CheckValues(kind, values);
+}
+
+Shard::Checked Shard::CheckValues(Write::Kind kind, std::span<const float> values) {
+  const Kernels& kernels = ActiveKernels();
+  const RuleBounds& bounds = data_->rule().bounds();
+  const bool is_push = kind == Write::Kind::kPush;
+  const float most = is_push ? bounds.gradient_max : bounds.assign_max;
+  // Nearly always one look is enough.
+  if (is_push && kTameGradient <= most &&
+      kernels.all_within(values.data(), values.size(), kTameGradient)) {
+    return {.are_tame = true};
+  }
+  if (kernels.all_within(values.data(), values.size(), most)) return {};
+  const auto unfit =
+      std::ranges::find_if(values, [most](float value) { return !(std::fabs(value) <= most); });
+  return {Code::kValueRange, static_cast<uint64_t>(unfit - values.begin()) + 1};
 }
 
 WriteResult Shard::PushToRound(const Write& write) {
@@ -126,8 +149,10 @@ WriteResult Shard::PushToRound(const Write& write) {
   return {};
 }
 
-WriteResult Shard::Push(const Write& write) {
-  data_->Push(write.selection, write.values.data());
+WriteResult Shard::Push(const Write& write, bool are_tame) {
+  if (const auto unfit = data_->Push(write.selection, write.values.data(), are_tame)) {
+    return {Code::kValueRange, *unfit + 1};
+  }
   const bool wanted = write.key_set.ref.part != 0;
   return {Code::kOk, 0, wanted && data_->Remember(write.key_set.ref, write.selection)};
 }
@@ -141,10 +166,11 @@ bool Shard::KnowsForPush(const KeySetUse& key_set) {
 WriteResult Shard::PushKnown(const Write& write) {
   const KeySetUse& key_set = write.key_set;
   if (write.values.size() != key_set.n_omitted * data_->row_width()) return {Code::kShapeMismatch};
-  if (!AllFinite(ActiveKernels(), write.values.data(), write.values.size())) {
-    return {Code::kValueRange};
+  const Checked checked = CheckValues(Write::Kind::kPush, write.values);
+  if (checked.code != Code::kOk) return {checked.code, checked.detail};
+  if (const auto unfit = data_->PushKnown(key_set.ref, write.values.data(), checked.are_tame)) {
+    return {Code::kValueRange, *unfit + 1};
   }
-  data_->PushKnown(key_set.ref, write.values.data());
   return {Code::kOk, 0, true};
 }
 
@@ -204,7 +230,7 @@ bool Shard::Replay(const Entry& entry) {
     case Write::Kind::kPush:
       return ReplayPush(entry);
     case Write::Kind::kAssign:
-      if (CheckContent(entry.selection, entry.values) != Code::kOk) return false;
+      if (CheckContent(entry.kind, entry.selection, entry.values).code != Code::kOk) return false;
       data_->Assign(entry.selection, entry.values.data());
       return true;
     case Write::Kind::kRemove:
@@ -219,10 +245,10 @@ bool Shard::Replay(const Entry& entry) {
 }
 
 bool Shard::ReplayPush(const Entry& entry) {
-  if (CheckContent(entry.selection, entry.values) != Code::kOk) return false;
-  if (!is_bsp()) {
-    data_->Push(entry.selection, entry.values.data());
-  } else if (pending_.StateOf(*entry.step) != PendingRounds::State::kFolded) {
+  const Checked checked = CheckContent(entry.kind, entry.selection, entry.values);
+  if (checked.code != Code::kOk) return false;
+  if (!is_bsp()) return !data_->Push(entry.selection, entry.values.data(), checked.are_tame);
+  if (pending_.StateOf(*entry.step) != PendingRounds::State::kFolded) {
     pending_.Add(entry.session, *entry.step, entry.selection, entry.values, *data_);
   }
   return true;
@@ -245,13 +271,15 @@ PullResult Shard::Pull(Selection selection, const KeySetUse& key_set, Step step,
   MutexLock lock(mutex_);
   if (!logs_folds_) Fold();
   if (is_bsp() && step && *step > pending_.folded()) return {Code::kRetry};
+  const uint64_t left_out_in = left_out_.n == 0 ? 0 : left_out_.round + 1;
   if (key_set.n_omitted > 0) {
     if (!data_->Knows(key_set.ref, key_set.n_omitted)) return {Code::kNeedKeys};
     data_->PullKnown(key_set.ref, values);
-    return {Code::kOk, true};
+    return {Code::kOk, true, left_out_in};
   }
   data_->Pull(selection, values);
-  return {Code::kOk, key_set.ref.part != 0 && data_->Remember(key_set.ref, selection)};
+  const bool is_remembered = key_set.ref.part != 0 && data_->Remember(key_set.ref, selection);
+  return {Code::kOk, is_remembered, left_out_in};
 }
 
 void Shard::Contains(std::span<const Key> keys, uint8_t* flags) {
@@ -266,8 +294,9 @@ void Shard::Scan(uint64_t position, size_t n_max, ScanBatch* batch) {
 
 Shard::Figures Shard::figures() {
   MutexLock lock(mutex_);
-  return {data_->n_rows(), data_->bytes() + pending_.bytes(), apply_index_, pending_.folded(),
-          n_late_};
+  return {
+      data_->n_rows(), data_->bytes() + pending_.bytes(), apply_index_, pending_.folded(), n_late_,
+      left_out_,       data_->rule_spec().constants[0]};
 }
 
 ApplyIndex Shard::apply_index() {

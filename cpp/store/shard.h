@@ -36,6 +36,14 @@ namespace fastps {
 struct PullResult {
   Code code = Code::kOk;
   bool remembered = false;
+  uint64_t left_out_in = 0;  // 1 + the last round whose fold left something out; 0: none did
+};
+
+// What folds left as it was, because its update was not finite; see ShardData::PushWhatFits.
+struct FoldsLeftOut {
+  uint64_t n = 0;      // rows of sparse tables, elements of dense ones, in all rounds
+  uint64_t round = 0;  // the last in which there was one,
+  Key key = 0;         // and the first of that round: a key, or an element's number
 };
 
 class Shard {
@@ -48,7 +56,7 @@ class Shard {
   // Applies `write` if its sequence is the session's next. An older one gives the answer it got
   // when it was applied, a newer one kGap, and one whose left-out keys are not known kNeedKeys,
   // which uses no sequence. A write that does not fit the shard uses its sequence and changes
-  // nothing.
+  // nothing; kValueRange, with which float, when something would be stored that is not finite.
   //
   // Under BSP a push is kept for its round, or dropped when that is folded; other writes act at
   // once. A write whose time has not come gives kRetry, which uses no sequence: a push until the
@@ -91,6 +99,8 @@ class Shard {
     ApplyIndex apply_index;
     Round folded;  // rounds below are folded
     uint64_t n_late;
+    FoldsLeftOut left_out;
+    float lr;  // the first constant of the rule in force
   };
   Figures figures();
   ApplyIndex apply_index();
@@ -168,14 +178,21 @@ class Shard {
   bool IsTimeOf(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult Take(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult Execute(const Write& write) FASTPS_REQUIRES(mutex_);
-  WriteResult Push(const Write& write) FASTPS_REQUIRES(mutex_);
+  WriteResult Push(const Write& write, bool are_tame) FASTPS_REQUIRES(mutex_);
   WriteResult PushToRound(const Write& write) FASTPS_REQUIRES(mutex_);
   bool KnowsForPush(const KeySetUse& key_set) FASTPS_REQUIRES(mutex_);
   WriteResult PushKnown(const Write& write) FASTPS_REQUIRES(mutex_);
   WriteResult SetLr(const Write& write) FASTPS_REQUIRES(mutex_);
   // Whether the head can have taken this entry after those that this replica has.
   bool IsPossible(const Entry& entry) FASTPS_REQUIRES(mutex_);
-  Code CheckContent(Selection selection, std::span<const float> values) FASTPS_REQUIRES(mutex_);
+  struct Checked {
+    Code code = Code::kOk;
+    uint64_t detail = 0;    // kValueRange: 1 + which value
+    bool are_tame = false;  // gradients
+  };
+  Checked CheckContent(Write::Kind kind, Selection selection, std::span<const float> values)
+      FASTPS_REQUIRES(mutex_);
+  Checked CheckValues(Write::Kind kind, std::span<const float> values) FASTPS_REQUIRES(mutex_);
   // False, and nothing is changed, when the content does not fit.
   bool Replay(const Entry& entry) FASTPS_REQUIRES(mutex_);
   bool ReplayPush(const Entry& entry) FASTPS_REQUIRES(mutex_);
@@ -202,6 +219,7 @@ class Shard {
   bool logs_folds_ FASTPS_GUARDED_BY(mutex_) = false;
   std::vector<FoldEntry> folds_ FASTPS_GUARDED_BY(mutex_);
   uint64_t n_late_ FASTPS_GUARDED_BY(mutex_) = 0;
+  FoldsLeftOut left_out_ FASTPS_GUARDED_BY(mutex_);
   ApplyIndex apply_index_ FASTPS_GUARDED_BY(mutex_);
   Sessions sessions_ FASTPS_GUARDED_BY(mutex_);
   // The cut under way, and the last one that was begun: changes are counted from there.

@@ -1,15 +1,24 @@
 #include "store/shard_cut.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 
+#include "kernels/kernels.h"
 #include "store/shard.h"
 
 namespace fastps {
 namespace {
 
 Status Refusal(std::string why) { return {Code::kConfig, std::move(why)}; }
+
+// The number of the first value that is not finite; how many there are: all are.
+size_t FirstInfinite(std::span<const float> values) {
+  if (AllFinite(ActiveKernels(), values.data(), values.size())) return values.size();
+  const auto unfit = std::ranges::find_if_not(values, [](float v) { return std::isfinite(v); });
+  return static_cast<size_t>(unfit - values.begin());
+}
 
 }  // namespace
 
@@ -99,6 +108,10 @@ Status Shard::LoadRows(std::span<const Key> keys, std::span<const float> rows) {
                    " floats; given are " + std::to_string(keys.size()) + " keys and " +
                    std::to_string(rows.size()) + " floats");
   }
+  if (const auto unfit = FirstInfinite(rows); unfit < rows.size()) {
+    return Refusal("the row of key " + std::to_string(keys[unfit / row_floats()]) +
+                   " holds NaN or infinity in its value or state");
+  }
   if (Status status = BeginLoad(); !status.ok()) return status;
   data_->LoadRows(keys, rows.data());
   return {};
@@ -115,6 +128,10 @@ Status Shard::LoadRemoved(std::span<const Key> keys) {
 Status Shard::LoadBlock(size_t array, uint64_t begin, std::span<const float> values) {
   MutexLock lock(mutex_);
   if (data_->is_sparse()) return Refusal("a sparse table has no blocks");
+  if (const auto unfit = FirstInfinite(values); unfit < values.size()) {
+    return Refusal("array " + std::to_string(array) + " holds NaN or infinity at " +
+                   std::to_string(begin + unfit));
+  }
   if (Status status = BeginLoad(); !status.ok()) return status;
   if (data_->LoadBlock(array, begin, values)) return {};
   return Refusal("the shard has no " + std::to_string(values.size()) + " floats from " +

@@ -6,13 +6,16 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/status.h"
 #include "base/types.h"
+#include "kernels/kernels.h"
 #include "routing/cluster_map.h"
 #include "routing/table_spec.h"
+#include "rules/initializer.h"
 #include "rules/update_rule.h"
 #include "store/gradient_sum.h"
 #include "store/key_set_memory.h"
@@ -25,6 +28,12 @@ namespace fastps {
 // Which elements of a shard a call is about. Sparse: keys of rows. Dense: pairs (begin, end) of
 // element numbers of the table in row-major order, end excluded, each range within the block.
 using Selection = std::span<const Key>;
+
+// What a fold left as it was: how many rows or elements, and the first by key or number.
+struct LeftOut {
+  uint64_t n = 0;
+  Key first = 0;
+};
 
 struct ScanBatch {
   std::vector<Key> keys;
@@ -59,8 +68,15 @@ class ShardData {
   // The rest requires that Check gave kOk and that arrays have ValueCount floats.
   // Reads values; an absent row gives its initial value and is not created.
   virtual void Pull(Selection selection, float* values) = 0;
-  // Applies the rule once per selected row, in order; absent rows are created first.
-  virtual void Push(Selection selection, const float* gradients) = 0;
+  // Applies the rule once per selected row, in order; absent rows are created first. When that
+  // would store what is not finite, nothing is changed, and it returns which of the gradients is
+  // the first that could not be taken. `are_tame` says that each gradient is.
+  virtual std::optional<uint64_t> Push(Selection selection, const float* gradients,
+                                       bool are_tame) = 0;
+  // The same for a fold, which nobody could be refused: what would not be finite is left as it is.
+  // The unit must not depend on how the table lies in shards: sparse rows, which lie in one, and
+  // elements of dense tables. Row slots of dense rows count the update also when all is left out.
+  virtual LeftOut PushWhatFits(Selection selection, const float* gradients) = 0;
   // Adds up gradients that were pushed to this shard; see gradient_sum.h.
   virtual Gradients Sum(std::span<const Gradients* const> addends) const = 0;
   // Sets values and resets the rule's state; of equal keys the last one wins.
@@ -77,13 +93,15 @@ class ShardData {
   // they were pulled or pushed, and returns whether they are known from now on.
   virtual bool Knows(const KeySetRef&, size_t /*n_keys*/) { return false; }
   virtual void PullKnown(const KeySetRef&, float*) {}
-  virtual void PushKnown(const KeySetRef&, const float*) {}
+  virtual std::optional<uint64_t> PushKnown(const KeySetRef&, const float*, bool /*are_tame*/) {
+    return {};
+  }
   virtual bool Remember(const KeySetRef&, Selection) { return false; }
   virtual void ForgetKeySets(const std::function<bool(SessionId)>& /*is_live*/) {}
 
   // The part of the rows in an image; see shard_image.h. ReadRows is false, and the shard stays as
-  // it was, when they do not fit or are not all that is left of the image. Requires for it: no
-  // write was applied.
+  // it was, when they do not fit, are not finite or are not all that is left of the image. Requires
+  // for it: no write was applied.
   virtual void WriteRows(ImageWriter* image) const = 0;
   virtual bool ReadRows(ImageReader* image) = 0;
   // Cuts; see shard_cut.h. BeginCut begins a cut of all rows, or of those that changed since the
@@ -120,13 +138,37 @@ class ShardData {
       : spec_(spec),
         rule_spec_(spec->rule),
         rule_(std::move(rule)),
-        row_floats_(rule_->row_floats(spec->row_width)) {}
+        row_floats_(rule_->row_floats(spec->row_width)),
+        is_initial_tame_(InitialReach(spec->initializer) <= rule_->bounds().tame_assign_max),
+        n_sure_(is_initial_tame_ ? rule_->bounds().tame_updates : 0) {}
+
+  // Whether the next push, to `n` of all units (rows or elements), must be tried before it may be
+  // stored. Else it is sure that nothing becomes infinite by it: see RuleBounds. Looks at all there
+  // is when that may have changed, which takes no longer than what was pushed since the last look.
+  bool MustTry(bool are_gradients_tame, size_t n, size_t n_all);
+  // What was loaded or assigned, or stored by a push that was tried.
+  void NoteStored(const float* floats, size_t n) {
+    if (n_sure_ > 0 && !ActiveKernels().all_within(floats, n, rule_->bounds().tame_max)) {
+      n_sure_ = 0;
+    }
+  }
+  void NoteAssigned(const float* values, size_t n) {
+    if (n_sure_ > 0 && !ActiveKernels().all_within(values, n, rule_->bounds().tame_assign_max)) {
+      n_sure_ = 0;
+    }
+  }
+  // Whether every float, slots included, is up to `most` in size.
+  virtual bool AreAllWithin(float most) const = 0;
 
  private:
   const TableSpec* const spec_;
   RuleSpec rule_spec_;  // of rule_
   std::shared_ptr<const UpdateRule> rule_;
   const size_t row_floats_;  // the same for every rate, and so read without a lock
+  // For how many updates every row is sure to stay finite; replicas need not agree on it.
+  const bool is_initial_tame_;
+  uint64_t n_sure_;
+  uint64_t n_since_look_ = 0;  // units pushed
 };
 
 // `rule` is that of `spec`, shared by the table's shards until one of them gets another rate. The

@@ -61,6 +61,9 @@ std::vector<std::byte> Shard::Image(ApplyIndex* index) {
   image.Put(apply_index_.value);
   image.Put(pending_.folded().value);
   image.Put(n_late_);
+  image.Put(left_out_.n);
+  image.Put(left_out_.round);
+  image.Put(left_out_.key);
   WriteSessions([](SessionId) { return true; }, &image);
   pending_.Write(&image);
   data_->WriteRows(&image);
@@ -101,6 +104,10 @@ Status Shard::LoadImage(Bytes bytes) {
   if (!image.Get(&index.value) || !image.Get(&folded.value) || !image.Get(&n_late)) {
     return Refusal("it ends early");
   }
+  FoldsLeftOut left_out;
+  if (!image.Get(&left_out.n) || !image.Get(&left_out.round) || !image.Get(&left_out.key)) {
+    return Refusal("it ends early");
+  }
   if (header != Header::Of(*data_, is_bsp())) {
     return Refusal("it is of a table of another kind, row width, rule or consistency");
   }
@@ -119,6 +126,7 @@ Status Shard::LoadImage(Bytes bytes) {
   TakeRate(rule);
   apply_index_ = index;
   n_late_ = n_late;
+  left_out_ = left_out;
   sessions_ = std::move(sessions);
   pending_ = std::move(pending);
   return {};

@@ -5,9 +5,10 @@
 // Little-endian, nothing aligned, lists in the order given, `*` repeats:
 //
 //   image    = header sessions pending rows checksum
-//   header   = u32 version (1), u8 table kind, u8 rule kind, u8 n_slots, u8 n_row_slots,
+//   header   = u32 version (2), u8 table kind, u8 rule kind, u8 n_slots, u8 n_row_slots,
 //              u8 under BSP (0, 1), u64 row_width, f32 rule constant *8 (those in force: set_lr
-//              changed the first), u64 index, u64 folded, u64 n_late
+//              changed the first), u64 index, u64 folded, u64 n_late, and what folds left
+//              out: u64 n, u64 round, u64 key
 //   sessions = u32 n, (u64 session, u64 last sequence, u32 n_answers, answer *)*, by session
 //   answer   = u64 sequence, u8 code, u64 detail: those other than "ok, 0", by sequence
 //   pending  = u32 n, (u64 round, u64 session, u32 n_pushes, push *)*, by (round, session)
@@ -19,8 +20,8 @@
 //   checksum = u64 XXH64, seed 0, of all before it
 //
 // Example: an empty sparse shard of rows of 2 floats with SGD(lr=0.5), not under BSP:
-//   01000000 01 02 00 00 00  0200000000000000  0000003f 00000000 *7
-//   0000000000000000 *3  00000000  00000000  0000000000000000  checksum
+//   02000000 01 02 00 00 00  0200000000000000  0000003f 00000000 *7
+//   0000000000000000 *6  00000000  00000000  0000000000000000  checksum
 //
 // Key sets are not part of it: a shard that forgot them asks for their keys.
 #pragma once
@@ -37,7 +38,7 @@
 
 namespace fastps {
 
-inline constexpr uint32_t kShardImageVersion = 1;
+inline constexpr uint32_t kShardImageVersion = 2;
 
 class ImageWriter {
  public:

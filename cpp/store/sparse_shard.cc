@@ -16,6 +16,7 @@
 #include "store/key_set_memory.h"
 #include "store/row_arena.h"
 #include "store/row_changes.h"
+#include "store/row_trial.h"
 #include "store/shard_data.h"
 
 namespace fastps {
@@ -62,12 +63,33 @@ class SparseShard final : public ShardData {
     });
   }
 
-  void Push(Selection keys, const float* gradients) override {
-    ForEachBlock(keys, [&](size_t begin, size_t n) {
-      std::array<float*, kBlockKeys> rows;
-      FindOrCreateRows(keys.subspan(begin, n), rows.data());
-      rule().ApplyRows(rows.data(), gradients + begin * width_, n, width_);
-    });
+  std::optional<uint64_t> Push(Selection keys, const float* gradients, bool are_tame) override {
+    if (MustTry(are_tame, keys.size(), index_.size())) return TryPush(keys, gradients);
+    Apply(keys, gradients);
+    return {};
+  }
+
+  LeftOut PushWhatFits(Selection keys, const float* gradients) override {
+    const bool are_tame =
+        ActiveKernels().all_within(gradients, keys.size() * width_, kTameGradient);
+    if (!MustTry(are_tame, keys.size(), index_.size())) {
+      Apply(keys, gradients);
+      return {};
+    }
+    LeftOut left_out;
+    RowTrial trial = Tried(keys, gradients);
+    std::vector<Key> fitting;
+    std::vector<const float*> rows;
+    for (size_t i = 0; i < trial.keys().size(); ++i) {
+      if (trial.Fits(i)) {
+        fitting.push_back(trial.keys()[i]);
+        rows.push_back(trial.row(i));
+      } else if (left_out.n++ == 0) {
+        left_out.first = trial.keys()[i];
+      }
+    }
+    StoreRows(fitting, rows);
+    return left_out;
   }
 
   Gradients Sum(std::span<const Gradients* const> addends) const override {
@@ -83,6 +105,7 @@ class SparseShard final : public ShardData {
         ResetState(rows[i]);
       }
     });
+    NoteAssigned(values, keys.size() * width_);
   }
 
   void Contains(std::span<const Key> keys, uint8_t* flags) override {
@@ -121,12 +144,15 @@ class SparseShard final : public ShardData {
     });
   }
 
-  void PushKnown(const KeySetRef& ref, const float* gradients) override {
+  std::optional<uint64_t> PushKnown(const KeySetRef& ref, const float* gradients,
+                                    bool are_tame) override {
     const std::span<const uint32_t> places = PlacesOf(ref);
+    if (MustTry(are_tame, places.size(), index_.size())) return TryPushAt(places, gradients);
     ForEachKnownBlock(places, [&](float* const* rows, size_t begin, size_t n) {
       if (changes_.is_on()) changes_.BeforeWriteAt(places.subspan(begin, n));
       rule().ApplyRows(rows, gradients + begin * width_, n, width_);
     });
+    return {};
   }
 
   bool Remember(const KeySetRef& ref, Selection keys) override {
@@ -172,12 +198,18 @@ class SparseShard final : public ShardData {
     for (const std::byte* from = rows.data(); loaded.size() < n; from += sizeof(Key) + row_bytes) {
       Key key = 0;
       std::memcpy(&key, from, sizeof(key));
-      if (index_.Find(key) != nullptr) {
+      bool is_legal = index_.Find(key) == nullptr;
+      if (is_legal) {
+        float* const row = RowOf(InsertRow(key));
+        std::memcpy(row, from + sizeof(key), row_bytes);
+        loaded.push_back(key);
+        NoteStored(row, row_floats_);
+        is_legal = AllFinite(ActiveKernels(), row, row_floats_);
+      }
+      if (!is_legal) {
         Remove(loaded);
         return false;
       }
-      std::memcpy(RowOf(InsertRow(key)), from + sizeof(key), row_bytes);
-      loaded.push_back(key);
     }
     return true;
   }
@@ -198,6 +230,7 @@ class SparseShard final : public ShardData {
         std::memcpy(RowOf(payload), rows + i * row_floats_, row_floats_ * sizeof(float));
       }
     });
+    NoteStored(rows, keys.size() * row_floats_);
   }
 
   uint64_t Digest() const override {
@@ -322,6 +355,77 @@ class SparseShard final : public ShardData {
     }
   }
 
+  void Apply(Selection keys, const float* gradients) {
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      std::array<float*, kBlockKeys> rows;
+      FindOrCreateRows(keys.subspan(begin, n), rows.data());
+      rule().ApplyRows(rows.data(), gradients + begin * width_, n, width_);
+    });
+  }
+
+  bool AreAllWithin(float most) const override {
+    const Kernels& kernels = ActiveKernels();
+    bool are_within = true;
+    ForEachRow([&](Key, const float* row) {
+      are_within = are_within && kernels.all_within(row, row_floats_, most);
+    });
+    return are_within;
+  }
+
+  // The push on trial.
+  RowTrial Tried(Selection keys, const float* gradients) {
+    RowTrial trial(keys, row_floats_);
+    for (size_t i = 0; i < trial.keys().size(); ++i) {
+      const Key key = trial.keys()[i];
+      const uint32_t* const payload = index_.Find(key);
+      if (payload != nullptr) {
+        std::memcpy(trial.row(i), RowOf(*payload), row_floats_ * sizeof(float));
+      } else {
+        FillNew(key, trial.row(i));
+      }
+    }
+    trial.Run<kBlockKeys>(rule(), gradients, width_);
+    return trial;
+  }
+
+  std::optional<uint64_t> TryPush(Selection keys, const float* gradients) {
+    RowTrial trial = Tried(keys, gradients);
+    if (const auto unfit = trial.FirstUnfit()) return *unfit * width_;
+    std::vector<const float*> rows;
+    for (size_t i = 0; i < trial.keys().size(); ++i) rows.push_back(trial.row(i));
+    StoreRows(trial.keys(), rows);
+    return {};
+  }
+
+  // The same for rows known by a key set: their places stand for keys.
+  std::optional<uint64_t> TryPushAt(std::span<const uint32_t> places, const float* gradients) {
+    RowTrial trial(std::vector<Key>(places.begin(), places.end()), row_floats_);
+    const size_t row_bytes = row_floats_ * sizeof(float);
+    const size_t n_rows = trial.keys().size();
+    const auto place_of = [&](size_t i) { return static_cast<uint32_t>(trial.keys()[i]); };
+    for (size_t i = 0; i < n_rows; ++i) std::memcpy(trial.row(i), RowAt(place_of(i)), row_bytes);
+    trial.Run<kBlockKeys>(rule(), gradients, width_);
+    if (const auto unfit = trial.FirstUnfit()) return *unfit * width_;
+    if (changes_.is_on()) changes_.BeforeWriteAt(places);
+    for (size_t i = 0; i < n_rows; ++i) {
+      std::memcpy(RowAt(place_of(i)), trial.row(i), row_bytes);
+      NoteStored(trial.row(i), row_floats_);
+    }
+    return {};
+  }
+
+  // Rows with their state in the place of those that may be there. Requires: the keys are distinct.
+  void StoreRows(std::span<const Key> keys, std::span<const float* const> from) {
+    ForEachBlock(keys, [&](size_t begin, size_t n) {
+      std::array<float*, kBlockKeys> rows;
+      FindOrCreateRows(keys.subspan(begin, n), rows.data());
+      for (size_t i = 0; i < n; ++i) {
+        std::memcpy(rows[i], from[begin + i], row_floats_ * sizeof(float));
+        NoteStored(rows[i], row_floats_);
+      }
+    });
+  }
+
   // A row of an absent key, its floats undefined. Requires: as KeyIndex::Insert.
   uint32_t* InsertRow(Key key) {
     uint32_t* const payload = index_.Insert(key);
@@ -332,10 +436,13 @@ class SparseShard final : public ShardData {
   uint32_t* CreateRow(Key key) {
     uint32_t* const payload = InsertRow(key);
     if (changes_.is_on()) changes_.OnCreate(key, payload);
-    float* const row = RowOf(payload);
+    FillNew(key, RowOf(payload));
+    return payload;
+  }
+
+  void FillNew(Key key, float* row) const {
     FillInitial(spec().initializer, key, 0, row, width_);
     ResetState(row);
-    return payload;
   }
 
   void ResetState(float* row) const {

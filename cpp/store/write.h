@@ -37,7 +37,8 @@ struct Write {
 
 struct WriteResult {
   Code code = Code::kOk;
-  // Remove: rows removed; push: 1 when its round was folded without it; kGap: the sequence wanted.
+  // Remove: rows removed; push: 1 when its round was folded without it; kGap: the sequence wanted;
+  // kValueRange: 1 + which of the values cannot be taken.
   uint64_t detail = 0;
   bool remembered = false;  // the keys may be left out next time
   bool is_entry = false;    // this call made the shard's newest entry

@@ -100,8 +100,9 @@ struct PartResult {
   uint8_t reserved[2] = {};
   uint32_t n_keys = 0;    // of this part, in the reply's keys
   uint32_t n_values = 0;  // of this part, in the reply's values
-  // Remove: rows removed; scan: the next cursor; push: 1 when it came too late for its round; gap:
-  // the sequence wanted.
+  // Remove: rows removed; scan: the next cursor; push: 1 when it came too late for its round; pull:
+  // 1 + the last round whose fold left something out, 0: none did; gap: the sequence wanted; value
+  // range: 1 + which of the part's values cannot be taken, 0: not known.
   uint64_t detail = 0;
 };
 static_assert(sizeof(PartResult) == 24);
@@ -115,8 +116,15 @@ struct ShardStats {
   uint64_t apply_index = 0;
   uint64_t rounds = 0;       // BSP: rounds below are folded
   uint64_t late_pushes = 0;  // BSP: pushes to a round that was closed without them
+  // BSP: rows (dense: elements) that folds left as they were, because their update was not finite;
+  // the last round in which there was one; the first of that round, by key or number.
+  uint64_t left_out = 0;
+  uint64_t left_out_round = 0;
+  uint64_t left_out_key = 0;
+  uint64_t lr_bits = 0;  // the first constant of the rule in force, as the bits of a float32
 };
-inline constexpr uint32_t kShardStatsFields = 5;
+inline constexpr uint32_t kShardStatsFields = 9;
+inline constexpr uint32_t kShardStatsFieldsOld = 5;  // of servers that do not know of left_out
 
 // A reply with its memory, as a server makes it.
 struct OwnedReply {

@@ -70,6 +70,15 @@ class Initializer:
     def __hash__(self) -> int:
         return hash(self.spec())
 
+    def reach(self) -> float:
+        """Return a number that no initial value is larger than in size.
+
+        >>> Uniform(-2.0, 1.0).reach()
+        2.0
+        """
+        low, high = self._numbers()
+        return max(abs(low), abs(high))
+
     def _numbers(self) -> tuple[float, float]:
         return 0.0, 0.0
 
@@ -277,6 +286,10 @@ class Normal(Initializer):
                 f"Normal: mean is {self.mean!r} and std is {self.std!r}, needed is "
                 f"abs(mean) + {_DEVIATIONS_MAX} std within float32"
             )
+
+    def reach(self) -> float:
+        """Return a number that no initial value is larger than in size."""
+        return abs(self.mean) + 8.25 * self.std
 
     def _numbers(self) -> tuple[float, float]:
         return self.mean, self.std

@@ -35,6 +35,7 @@ __all__ = [
     "Optimizer",
     "RMSProp",
     "RMSprop",
+    "check_initial_state",
     "check_row_parts",
     "from_json",
     "from_text",
@@ -319,8 +320,9 @@ class AdaGrad(Optimizer):
     .. math:: s \leftarrow s + g^2, \qquad w \leftarrow w - \eta \frac{g}{\sqrt{s} + \epsilon}
 
     where :math:`w` is a value of the row, :math:`g` its gradient, :math:`s` the sum of its squared
-    gradients (0 at first; one float of state each value), :math:`\eta` is `lr` and
-    :math:`\epsilon` is `eps`.
+    gradients (`initial_accumulator_value` at first; one float of state each value),
+    :math:`\epsilon` is `eps`, and :math:`\eta` is `lr`, or with an `lr_decay`
+    :math:`\mathrm{lr} / (1 + t \, \mathrm{lr\_decay})` after :math:`t` updates of the row.
 
     Parameters
     ----------
@@ -330,6 +332,11 @@ class AdaGrad(Optimizer):
         Keeps the division finite, > 0. PyTorch admits 0, where a first gradient of 0 gives NaN.
     weight_decay : float, default 0.0
         L2 penalty, >= 0.
+    lr_decay : float, default 0.0
+        How fast the rate of a row fades with its updates, >= 0. Unless it is 0, each row counts
+        them (two floats of state each row).
+    initial_accumulator_value : float, default 0.0
+        What s begins with, >= 0: the larger, the smaller are the first steps.
 
     Raises
     ------
@@ -345,12 +352,18 @@ class AdaGrad(Optimizer):
         g = g + weight_decay * w     (unless weight_decay is 0)
         s = s + g * g
         direction = g / (sqrt(s) + eps)
-        w = w - lr * direction
+        w = w - lr * direction       without lr_decay
+            w - rate * direction     with it
 
-    Assigning a value sets s to 0.
+    with, once a row, ``rate = lr / (1 + (t_low + 2**24 * t_high) * lr_decay)``, after which the
+    update is counted: t_low up to 2**24 - 1, then t_high.
+
+    Assigning a value sets s to initial_accumulator_value, assigning a row its count to 0. On dense
+    tables a row is an index of the first axis.
 
     Weakness: s only grows, so that steps fade on long runs and a row cannot follow data that
-    changes. A gradient beyond 1.8e19 makes s infinite, which stops the value for good.
+    changes. A push whose square, or what it adds to s, is beyond float32 (gradients from 1.8e19 on)
+    is refused.
 
     References
     ----------
@@ -373,11 +386,21 @@ class AdaGrad(Optimizer):
     lr: float = 0.01
     eps: float = 1e-10
     weight_decay: float = 0.0
+    lr_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+
+    @property
+    def row_slots(self) -> tuple[str, ...]:  # type: ignore[override]  # not of the class alone
+        """The count of a row's updates, when the rate depends on it."""
+        return ("t_low", "t_high") if _values.float32(self.lr_decay) != 0 else ()
 
     def _check(self) -> None:
         _values.check_not_negative("AdaGrad", "lr", self.lr)
         _values.check_positive("AdaGrad", "eps", self.eps)
         _values.check_not_negative("AdaGrad", "weight_decay", self.weight_decay)
+        _values.check_not_negative("AdaGrad", "lr_decay", self.lr_decay)
+        value = self.initial_accumulator_value
+        _values.check_not_negative("AdaGrad", "initial_accumulator_value", value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -424,7 +447,7 @@ class RMSProp(Optimizer):
 
     Weakness: s begins at 0 without correction, so that the first step of a value is
     ``1 / sqrt(1 - alpha)`` times as long as later ones (10 times with the default; `Adam` corrects
-    this). A gradient beyond 1.8e19 makes s infinite, which stops the value for good.
+    this). A push whose square is beyond float32 (gradients from 1.8e19 on) is refused.
 
     References
     ----------
@@ -520,7 +543,7 @@ class Adam(Optimizer):
     t stands still, so that rare rows take larger steps than under ``torch.optim.Adam``, which
     updates all rows each time; ``torch.optim.SparseAdam`` is lazy too, but counts t for the whole
     table. weight_decay is divided by sqrt(v) like any gradient, and so decays large weights less
-    than it seems. A gradient beyond 1.8e19 makes v infinite, which stops the value for good.
+    than it seems. A push whose square is beyond float32 (gradients from 1.8e19 on) is refused.
 
     References
     ----------
@@ -624,7 +647,14 @@ class FTRL(Optimizer):
         z = 0 if w == 0 else -(w * d0 + sign(w) * l1)
 
     Weakness: w is the difference of z and l1, so that an l1 much larger than ``abs(w) * d`` costs
-    digits of w from the next gradient on. Gradients beyond 1.8e19 make n infinite and w NaN.
+    digits of w from the next gradient on. A push whose square, or what it adds to n, is beyond
+    float32 (gradients from 1.8e19 on) is refused, and so is an assign of a w whose z is.
+
+    With beta and l2 both 0, d0 is 0 and z can only be ``-sign(w) * l1``: no z belongs to a value of
+    which no gradient was seen. The value is stored all the same, and counts in the first update as
+    ``-sigma * w``, so that with l1 = 0 that update gives ``w - alpha * sign(g)``, whatever the size
+    of g. A gradient below 1e-23, whose square is 0 in float32, only goes into z and leaves w as it
+    is, where float64 would divide by it. So keep beta at 1 to give values from elsewhere a weight.
 
     References
     ----------
@@ -685,22 +715,55 @@ def check_row_parts(
     Raises
     ------
     ConfigError
-        The optimizer keeps state for each row (`Adam`), and a shard's part of a row would be too
-        large to travel in one piece.
+        The optimizer keeps state for each row (`Adam`, `AdaGrad` with lr_decay), and a shard's part
+        of a row would be too large to travel in one piece.
 
     Examples
     --------
     >>> check_row_parts("w", Adam(), (1000, 64), 4)
     """
-    if not isinstance(optimizer, Adam):
+    if not optimizer.row_slots:
         return
     elements = math.prod(shape)
     part = min(math.prod(shape[1:]), -(-elements // num_shards))
     if part > ROW_PART_MAX:
         raise ConfigError(
             f"dense table {name!r}: shape {shape} in {num_shards} shards puts {part} floats of one "
-            f"row into one shard; with Adam, which counts the updates of each row, at most "
-            f"{ROW_PART_MAX} may be there: raise num_shards to {-(-elements // ROW_PART_MAX)}"
+            f"row into one shard; with {type(optimizer).__name__}, which counts the updates of "
+            f"each row, at most {ROW_PART_MAX} may be there: raise num_shards to "
+            f"{-(-elements // ROW_PART_MAX)}"
+        )
+
+
+def check_initial_state(name: str, optimizer: Optimizer, reach: float) -> None:
+    """Check that the state of rows with initial values up to `reach` is finite.
+
+    Parameters
+    ----------
+    name : str
+        The table's, for the message.
+    optimizer : Optimizer
+    reach : float
+        As `Initializer.reach` returns it.
+
+    Raises
+    ------
+    ConfigError
+        The z that `FTRL` gives to such a value is beyond float32.
+
+    Examples
+    --------
+    >>> check_initial_state("w", FTRL(), 1.0)
+    """
+    if not isinstance(optimizer, FTRL):
+        return
+    alpha, beta, l1, l2 = optimizer.spec()[1]
+    d0 = _values.float32(_values.float32(beta / alpha) + l2)
+    if math.isinf(_values.float32(_values.float32(_values.float32(reach) * d0) + l1)):
+        raise ConfigError(
+            f"table {name!r}: initial values reach {reach:g}, and {optimizer!r} gives them a state "
+            "of |w| * (beta / alpha + l2) + l1, which is beyond float32: take smaller initial "
+            "values or a larger alpha"
         )
 
 

@@ -101,8 +101,11 @@ class _Table(OfOneProcess):
             (0.0 without rows); ``staleness``, ``{steps: pulls}`` of this client: how far its clock
             was ahead of the slowest worker's when each pull was let through; ``shards``, a list of
             dicts with ``shard``, ``server``, ``rows``, ``bytes`` and ``apply_index`` (changes
-            applied so far), under BSP also ``rounds`` (folded so far) and ``late_pushes`` (to
-            rounds that were closed without them).
+            applied so far), with an optimizer that has one ``lr`` (in force), under BSP also
+            ``rounds`` (folded so far), ``late_pushes`` (to rounds that were closed without them)
+            and ``left_out`` (rows, or elements of dense tables, that folds left as they were
+            because their update was not finite; if any ``left_out_round`` and ``left_out_key``,
+            the last round with one and the first key or element of that round).
 
         Raises
         ------
@@ -121,6 +124,33 @@ class _Table(OfOneProcess):
             "staleness": life.steps.staleness_of(self.name),
             "shards": shards,
         }
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force on the servers, as float32: `set_lr` may have changed it.
+
+        Raises
+        ------
+        ConfigError
+            The optimizer has no lr (Accumulate, FTRL).
+        FastPSTimeoutError, ServerLostError, ClosedError
+
+        Examples
+        --------
+        >>> import fastps
+        >>> with fastps.connect(embedded=True) as client:
+        ...     table = client.sparse_table("w", optimizer=fastps.optimizers.SGD(lr=1.0))
+        ...     table.set_lr(0.5)
+        ...     table.lr
+        0.5
+        """
+        optimizer = optimizers.from_json(self._place.definition.optimizer)
+        created_with = getattr(optimizer, "lr", None)
+        if created_with is None:
+            raise ConfigError(
+                f"table {self.name!r}: its optimizer is {optimizer!r}, which has no lr"
+            )
+        return float(self.stats()["shards"][0].get("lr", created_with))
 
     def set_lr(
         self, lr: float, *, timeout: float | None = None, gate_timeout: float | None = None
@@ -390,8 +420,13 @@ class SparseTable(_Table):
 
         Raises
         ------
-        DTypeError, ShapeError, ValueRangeError
-            The gradients are of another dtype or shape, or not finite as float32. Nothing was sent.
+        DTypeError, ShapeError
+            The gradients are of another dtype or shape. Nothing was sent.
+        ValueRangeError
+            A gradient, or the sum of those of one key, is not finite as float32, or the optimizer
+            cannot square it; then nothing was sent. Or an update would leave NaN or infinity in a
+            row or its optimizer state, as only its server can see: then nothing of this push took
+            effect in that shard; other shards took their parts. The error names key and index.
         FastPSTimeoutError
             The outcome is unknown and `Client.flush` settles it: do not push again.
         """

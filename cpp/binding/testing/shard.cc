@@ -183,6 +183,11 @@ class ShardUnderTest {
     const Shard::Figures figures = shard_->figures();
     return {figures.folded.value, figures.n_late};
   }
+  // (rows or elements that folds left out, the last round with one, its first key or element)
+  std::tuple<uint64_t, uint64_t, uint64_t> LeftOut() {
+    const FoldsLeftOut left_out = shard_->figures().left_out;
+    return {left_out.n, left_out.round, left_out.key};
+  }
   // Closes a round for the sessions given, by rank. The shard notices at the next call.
   void CloseRound(uint64_t round, const std::vector<uint64_t>& sessions) {
     book_->Close(Round(round), MembersOf(sessions));
@@ -299,6 +304,7 @@ void BindShard(py::module_& m) {
       .def_property_readonly("is_sparse", [](ShardUnderTest& s) { return s.shard().is_sparse(); })
       .def("pull", &ShardUnderTest::Pull, py::arg("selection"), py::arg("step") = py::none())
       .def("rounds", &ShardUnderTest::Rounds, "(rounds folded, late pushes)")
+      .def("left_out", &ShardUnderTest::LeftOut)
       .def("close_round", &ShardUnderTest::CloseRound, py::arg("round"), py::arg("sessions"))
       .def("fold_closed", [](ShardUnderTest& s) { s.shard().FoldClosed(); })
       .def("contains", &ShardUnderTest::Contains, py::arg("keys"))

@@ -23,6 +23,7 @@ from fastps.checkpoint.parts import FloatArray, KeyArray, PartWriter
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.retention import new_place
 from fastps.checkpoint.storage import Store
+from fastps.errors import ValueRangeError
 from fastps.scheduler.messages import TableDefinition
 
 __all__ = ["assigned_rows", "write_values"]
@@ -43,7 +44,13 @@ def assigned_rows(rule: optimizers.Optimizer, values: FloatArray) -> FloatArray:
     Returns
     -------
     ndarray of float32, shape (n, width * (1 + slots) + row slots)
-        As `assign` leaves them: all state is 0, but FTRL's z, which is such that w follows from it.
+        As `assign` leaves them: all state is 0, but AdaGrad's s, which is as it begins, and FTRL's
+        z, which is such that w follows from it.
+
+    Raises
+    ------
+    ValueRangeError
+        A value, or the state that belongs to it, is NaN or infinite as float32.
     """
     n, width = values.shape
     rows = np.zeros((n, width * (1 + len(rule.slots)) + len(rule.row_slots)), np.float32)
@@ -51,8 +58,17 @@ def assigned_rows(rule: optimizers.Optimizer, values: FloatArray) -> FloatArray:
     if isinstance(rule, optimizers.FTRL):  # cpp/rules/ftrl.cc: ResetState
         alpha, beta, l1, l2 = (np.float32(constant) for constant in rule.spec()[1])
         denominator = beta / alpha + l2
-        z = -(values * denominator + np.copysign(l1, values))
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            z = -(values * denominator + np.copysign(l1, values))
         rows[:, width : 2 * width] = np.where(values == 0, np.float32(0), z)
+    elif isinstance(rule, optimizers.AdaGrad):
+        rows[:, width : 2 * width] = np.float32(rule.initial_accumulator_value)
+    if not np.isfinite(rows).all():
+        first = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ValueRangeError(
+            f"values: row {first} of those given is {values[first]}, needed are numbers that are "
+            f"finite as float32, and whose state is under {rule!r}"
+        )
     return rows
 
 

@@ -49,6 +49,7 @@ import numpy.typing as npt
 
 from fastps.consistency import ASP, BSP
 from fastps.data import Block, BlockCache, Chunk, DataError, Minibatch, find_files, split_chunks
+from fastps.errors import ValueRangeError
 from fastps.models.lr_results import CURVE_COLUMNS, CurvePoint, TrainingResult, write_results
 from fastps.models.lr_settings import BATCH_ROWS_MIN, LogisticRegressionSettings
 from fastps.models.metrics import Metrics, binary_metrics, log_losses, objective, sigmoid
@@ -197,6 +198,18 @@ class LogisticRegressionTrainer:
             )
 
     def _epoch_pass(self, epoch: int, n_examples: int, batch_rows: int) -> None:
+        """Learn every example once. A gradient, weight or loss beyond float32 ends the training."""
+        try:
+            self._learn_all(epoch, n_examples, batch_rows)
+        except ValueRangeError as error:
+            settings = self._settings
+            rate = "" if settings.lr is None else f" from {settings.lr:g}"
+            raise ValueRangeError(
+                f"the training diverged in epoch {epoch + 1} of {settings.epochs}: lower --lr"
+                f"{rate} ({error})"
+            ) from None
+
+    def _learn_all(self, epoch: int, n_examples: int, batch_rows: int) -> None:
         settings = self._settings
         self._progress.begin(f"epoch {epoch + 1}/{settings.epochs}", n_examples)
         scale = np.float32(settings.step_scale(epoch))

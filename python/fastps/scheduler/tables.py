@@ -251,8 +251,10 @@ def complete(
             f"dense table {wanted.name!r}: num_shards is {definition.num_shards}, but shape "
             f"{shape} has only {elements_of(shape)} elements"
         )
+    rule = optimizers.from_json(definition.optimizer)
+    reach = initializers.from_json(definition.initializer).reach()
+    optimizers.check_initial_state(wanted.name, rule, reach)
     if definition.kind == "dense":
-        rule = optimizers.from_json(definition.optimizer)
         optimizers.check_row_parts(wanted.name, rule, shape, definition.num_shards)
     return definition
 
