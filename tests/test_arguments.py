@@ -107,6 +107,18 @@ def test_so_is_one_of_the_environment(monkeypatch) -> None:
         fastps.connect(timeout=math.inf)
 
 
+def test_a_group_of_the_environment_is_checked_like_an_argument(monkeypatch) -> None:
+    monkeypatch.setenv("FASTPS_GROUP", b"\xff".decode(errors="surrogateescape"))
+    with pytest.raises(errors.ConfigError, match="FASTPS_GROUP"):
+        fastps.connect(embedded=True)
+
+
+@pytest.mark.parametrize("text", ["ssp:", "ssp:-1", "ssp:1.5", "ssp:" + "9" * 5000, "bsp:x", ""])
+def test_consistency_by_name_is_named_right_or_refused(client, text) -> None:
+    with pytest.raises(errors.ConfigError, match="is no consistency"):
+        client.sparse_table("new", consistency=text)
+
+
 # Numbers: those of Python and numpy, never bools.
 
 NO_NUMBERS = [True, False, np.True_, "5", b"5", [5], {}, 1j]
@@ -131,6 +143,8 @@ def test_what_is_no_number_is_no_timeout(client, sparse, seconds, tmp_path) -> N
         lambda timeout: client.sparse_table("sparse", timeout=timeout),
         lambda timeout: client.save(tmp_path, timeout=timeout),
         lambda timeout: client.restore(tmp_path, values_only=True, timeout=timeout),
+        lambda timeout: client.restore(tmp_path, timeout=timeout),
+        lambda timeout: client.save_async(tmp_path, timeout=timeout),
         lambda timeout: sparse.pull([1], timeout=timeout),
         lambda timeout: sparse.pull([1], gate_timeout=timeout),
         lambda timeout: sparse.push([1], [1.0], timeout=timeout),
@@ -260,6 +274,13 @@ def test_chunks_take_whatever_has_numbers(client) -> None:
 
 
 # Keys and rows.
+
+
+@pytest.mark.parametrize("key", [2**64, -1, 10**30, -(10**30)], ids=repr)
+def test_keys_out_of_range_are_named_whatever_their_size(sparse, key) -> None:
+    for keys in (key, [key], [[0, key]]):
+        with pytest.raises(errors.KeyTypeError, match=str(key)):
+            sparse.pull(keys)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, float])

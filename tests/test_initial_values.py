@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -201,6 +202,47 @@ def test_a_checkpoint_keeps_what_was_trained(tmp_path: Path) -> None:
         client.restore(tmp_path)
         table = client.dense_table("w", initializer=np.ones(4))
         assert table.pull().tolist() == [2.0] * 4
+
+
+def test_a_checkpoint_leaves_out_a_table_that_is_being_written(tmp_path, monkeypatch) -> None:
+    blocks_of = initial_values.blocks_of
+    with fastps.connect(embedded=True, num_workers=2) as client, client.worker(1) as other:
+        client.dense_table("full", initializer=np.ones(4))
+
+        def save_first(table: Any, values: Any) -> Any:
+            other.save(tmp_path)
+            return blocks_of(table, values)
+
+        monkeypatch.setattr("fastps.client.blocks_of", save_first)
+        client.dense_table("w", initializer=np.ones(4))
+    with fastps.connect(embedded=True) as client:
+        client.restore(tmp_path)
+        assert client.table("full").pull().tolist() == [1.0] * 4
+        with pytest.raises(errors.TableNotFoundError):
+            client.table("w")
+
+
+# Values of a checkpoint alone have one timeout for all of them.
+
+
+def test_a_warm_start_has_one_timeout_for_all_of_it(tmp_path, monkeypatch) -> None:
+    with fastps.connect(embedded=True) as client:
+        for number in range(4):
+            client.dense_table(f"d{number}", initializer=np.ones(4))
+            client.sparse_table(f"s{number}", initializer=np.ones(4))
+        client.save(tmp_path)
+        given: list[float] = []
+        for kind in (fastps.DenseTable, fastps.SparseTable):
+            assign = kind.assign
+
+            def note(self: Any, *what: Any, timeout: float, assign: Any = assign) -> None:
+                given.append(timeout)
+                assign(self, *what, timeout=timeout)
+
+            monkeypatch.setattr(kind, "assign", note)
+        client.restore(tmp_path, values_only=True, timeout=50)
+    assert len(given) >= 8
+    assert all(before > after for before, after in itertools.pairwise(given))
 
 
 # The scheduler's word.

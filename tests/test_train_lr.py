@@ -340,8 +340,9 @@ def pid_of(job, role, rank):
 
 @pytest.mark.processes
 @pytest.mark.parametrize("launch", [(), ("-m", "fastps.launch.main", *CLUSTER)])
-def test_the_example_script(launch):
-    done = run(*launch, EXAMPLES / "train_lr.py")
+@pytest.mark.parametrize("script", ["train_lr.py", "train_mlp.py"])
+def test_the_example_scripts(launch, script):
+    done = run(*launch, EXAMPLES / script)
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split()[0])
     assert accuracy > 0.83

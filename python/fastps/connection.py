@@ -83,7 +83,7 @@ def connect(
     if embedded and (address is not None or require_cluster):
         raise ConfigError("embedded=True contradicts address= and require_cluster=True; give one")
     seconds = checked_seconds("timeout", settings.timeout if timeout is None else timeout)
-    name = settings.group if group is None else checked_text("group", group)
+    name = checked_text(*(("FASTPS_GROUP", settings.group) if group is None else ("group", group)))
     if rank is not None:
         rank = checked_count("rank", rank, 0, RANK_MAX)
     if address is not None:

@@ -9,6 +9,7 @@ ARCHITECTURE.md.
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -177,7 +178,7 @@ def from_text(text: str) -> Consistency:
     (SSP(staleness=3), BSP(backup=0))
     """
     name, colon, number = text.lower().partition(":")
-    count = int(number) if number.isascii() and number.isdigit() else None
+    count = int(number) if re.fullmatch("[0-9]{1,19}", number) else None
     if name == "ssp" and count is not None:
         return SSP(count)
     if name == "bsp" and (count is not None or not colon):

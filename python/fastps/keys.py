@@ -211,7 +211,8 @@ def as_keys(keys: Any) -> tuple[KeyArray, Shape]:
     else:
         if isinstance(keys, bool):
             raise _not_integers("bool")
-        array = np.asarray(keys)
+        # numpy takes a larger number of Python for an object.
+        array = _of_list([keys])[0] if type(keys) is int else np.asarray(keys)
     return _as_uint64(array), array.shape
 
 

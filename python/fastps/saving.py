@@ -213,9 +213,9 @@ class Saving(abc.ABC):
         The command ``fastps import`` makes a checkpoint of keys and values from elsewhere.
         """
         uri, tag = checked_path("uri", uri), checked_text("tag", tag)
+        if timeout is not None:
+            timeout = checked_seconds("timeout", timeout)
         if values_only:
-            if timeout is not None:
-                timeout = checked_seconds("timeout", timeout)
             return self._assign_saved(Lineage.open(Store(uri), tag), timeout)
         life, timeout = self._lives.open(timeout)
         if self._cluster is not None:
