@@ -127,7 +127,7 @@ def test_nobody_sees_a_table_without_its_values(monkeypatch) -> None:
                 assert go_on.wait(30)
             yield block
 
-    monkeypatch.setattr("fastps.client.blocks_of", slowly)
+    monkeypatch.setattr("fastps.initial_values.blocks_of", slowly)
     found: dict[str, Any] = {}
     with fastps.connect(embedded=True, num_workers=4) as client:
         others = [client.worker(rank) for rank in (1, 2, 3)]
@@ -167,7 +167,7 @@ def test_after_a_writer_that_failed_another_writes(monkeypatch) -> None:
 
     with fastps.connect(embedded=True, num_workers=2) as client, client.worker(1) as other:
         with monkeypatch.context() as patch:
-            patch.setattr("fastps.client.blocks_of", broken)
+            patch.setattr("fastps.initial_values.blocks_of", broken)
             with pytest.raises(KeyboardInterrupt):
                 client.dense_table("w", initializer=np.ones(5))
         table = other.dense_table("w", initializer=np.full(5, 2.0))
@@ -213,7 +213,7 @@ def test_a_checkpoint_leaves_out_a_table_that_is_being_written(tmp_path, monkeyp
             other.save(tmp_path)
             return blocks_of(table, values)
 
-        monkeypatch.setattr("fastps.client.blocks_of", save_first)
+        monkeypatch.setattr("fastps.initial_values.blocks_of", save_first)
         client.dense_table("w", initializer=np.ones(4))
     with fastps.connect(embedded=True) as client:
         client.restore(tmp_path)

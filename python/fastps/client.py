@@ -37,7 +37,7 @@ from fastps.errors import (
     FastPSError,
     SessionEndedError,
 )
-from fastps.initial_values import blocks_of, elements_of, rows_of, split
+from fastps.initial_values import elements_of, rows_of, split, write
 from fastps.initializers import Initializer
 from fastps.keys import FloatArray
 from fastps.life import Entry, Life
@@ -536,18 +536,8 @@ class Client(OfOneProcess, Saving, Collectives):
         request = m.CreateTable(life.session, definition, fill=True)
         info = self._lives.call(life, request, left(self._settings.gate_timeout))
         table = self._handle(life, info)
-        if not info.fill:
-            return table
-        try:
-            for block in blocks_of(table, values):
-                table._write(block, left(self._settings.timeout))
-        except BaseException:
-            with contextlib.suppress(FastPSError):
-                gave_up = m.EndFill(life.session, info.table_id, False)
-                self._lives.call(life, gave_up, last_seconds(time.monotonic()))
-            raise
-        written = m.EndFill(life.session, info.table_id, True)
-        self._lives.call(life, written, left(self._settings.timeout))
+        if info.fill:
+            write(self._lives, life, table, values, lambda: left(self._settings.timeout))
         return table
 
     def _found(self, name: str, timeout: float | None) -> SparseTable | DenseTable:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from fastps.errors import ShapeError, ValueRangeError
+from fastps.errors import FastPSError, ShapeError, ValueRangeError
 from fastps.initializers import Initializer
 from fastps.keys import FloatArray, Shape, as_floats
+from fastps.life import Life
+from fastps.lives import Lives, last_seconds
+from fastps.scheduler import messages as m
 from fastps.tables import Block, DenseTable, SparseTable
 
-__all__ = ["blocks_of", "elements_of", "rows_of", "split"]
+__all__ = ["blocks_of", "elements_of", "rows_of", "split", "write"]
 
 BLOCK_FLOATS = 1 << 22
 
@@ -51,6 +56,35 @@ def rows_of(name: str, values: Any, row_shape: Shape | None) -> FloatArray:
             f"of sparse table {name!r}"
         )
     return _finite(name, array)
+
+
+def write(
+    lives: Lives,
+    life: Life,
+    table: SparseTable | DenseTable,
+    values: FloatArray,
+    left: Callable[[], float],
+) -> None:
+    """Write first values, as the scheduler asked this session to, and tell it so.
+
+    Parameters
+    ----------
+    lives, life, table
+        Those of the client.
+    values : ndarray of float32
+        Checked.
+    left : callable () -> float
+        The seconds that the next part may take.
+    """
+    try:
+        for block in blocks_of(table, values):
+            table._write(block, left())
+    except BaseException:
+        with contextlib.suppress(FastPSError):
+            gave_up = m.EndFill(life.session, table._place.id, False)
+            lives.call(life, gave_up, last_seconds(time.monotonic()))
+        raise
+    lives.call(life, m.EndFill(life.session, table._place.id, True), left())
 
 
 def blocks_of(table: SparseTable | DenseTable, values: FloatArray) -> Iterator[Block]:

@@ -37,6 +37,11 @@ def asked(message: m.Message) -> str:
         return f"Barrier number {message.number}"
     if isinstance(message, m.NextChunk):
         return f"NextChunk of pass {message.pass_number}"
+    if isinstance(message, m.Join) and message.rank is not None:
+        return (
+            f"Join as rank {message.rank} of group {message.group!r} (a rank whose worker died is "
+            "free once its lease ended, 10 s unless --lease says otherwise)"
+        )
     return type(message).__name__
 
 
