@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -579,3 +580,20 @@ def test_a_client_that_is_dropped_loses_none_of_its_pushes(shared_job) -> None:
         push_and_forget()
         gc.collect()
         until(lambda: np.all(table.pull(np.arange(1000)) == 30), 5, "all 30 pushes are there")
+
+
+@pytest.mark.processes
+def test_each_close_that_drops_an_open_step_warns(shared_job) -> None:
+    """Also over tcp, and however often one line closes: Python shows a text once a line."""
+    address = shared_job.scheduler
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for where in ({"embedded": True}, {"address": address}, {"address": address}):
+            client = fastps.connect(group="open step", timeout=30, **where)
+            table = client.sparse_table("open step", consistency=fastps.BSP())
+            table.push([1], [1.0])
+            client.close()
+    said = [
+        str(each.message) for each in caught if "drops the pushes of step 0" in str(each.message)
+    ]
+    assert len(said) == 3
