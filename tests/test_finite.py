@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import fastps
 import reference
 from fastps import _core_test, errors, initializers, optimizers
 from fastps.checkpoint import warm
+from fastps.checkpoint.storage import Store
 from fastps.optimizers import FTRL, SGD, Accumulate, AdaGrad, Adam, Momentum, Optimizer, RMSProp
 from test_store import CODE_CONFIG, CODE_OK, Array, floats, table, uint64s
 
@@ -368,3 +370,18 @@ def test_a_decaying_rate_counts_each_row(embedded: Any) -> None:
     made.assign([1], [0.0])
     made.push([1], [1.0])
     assert made.pull([1]) == [-0.5], "an assigned row begins anew"
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused_before_the_job_is_given_up(
+    embedded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As versions before may have left one."""
+    made = embedded.sparse_table("w", optimizer=SGD(lr=1.0), num_shards=1)
+    made.push([1], [1.0])
+    monkeypatch.setattr(warm, "assigned_rows", lambda rule, values: values.astype(np.float32))
+    values = np.array([[1.0], [np.nan]], np.float32)
+    uri = str(tmp_path / "ck")
+    warm.write_values(Store(uri), made._place.definition, uint64s([7, 8]), values)
+    with pytest.raises(errors.CheckpointError, match=r"table 'w': .* holds NaN or infinity"):
+        embedded.restore(uri)
+    assert made.pull([1, 7]).tolist() == [-1.0, 0.0], "nothing was changed"

@@ -297,7 +297,7 @@ class Agent:
     def _verify(self, number: int, body: JsonDict) -> JsonDict:
         lineage = Lineage.open(Store(body["uri"]), body["tag"])
         progress = Progress(self, number, lineage.bytes // body["shares"])
-        lineage.verify(body["share"], body["shares"], progress.add)
+        lineage.verify(body["share"], body["shares"], progress.add, finite=True)
         return {}
 
     def _load(self, number: int, body: JsonDict) -> JsonDict:

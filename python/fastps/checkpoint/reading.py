@@ -192,6 +192,7 @@ class Lineage:
         progress: Callable[[int], Any] | None = None,
         *,
         own: bool = False,
+        finite: bool = False,
     ) -> None:
         """Read every file, or share `share` of `n_shares` of them, and check it.
 
@@ -201,11 +202,14 @@ class Lineage:
             Told how many further bytes are done.
         own : bool
             Leave out the files of what it builds on.
+        finite : bool
+            Also refuse what no server would take: NaN and infinity.
 
         Raises
         ------
         CheckpointError
-            A file is missing or damaged, or the checkpoints do not fit together.
+            A file is missing or damaged, holds what is not finite, or the checkpoints do not fit
+            together.
         """
         for name in self.tables():
             self._history(name)
@@ -216,7 +220,14 @@ class Lineage:
             for part in table.parts
         ]
         for manifest, table, part in files[share::n_shares]:
-            self._read(manifest, table, part)
+            content = self._read(manifest, table, part)
+            # Servers would refuse such rows, but then the running job would be gone already.
+            if finite and not all(np.isfinite(floats).all() for floats in content.floats):
+                raise CheckpointError(
+                    f"table {table.name!r}: {part.file} of checkpoint {manifest.tag!r} holds "
+                    "NaN or infinity in values or optimizer state, which no server takes: restore "
+                    "an earlier one, or export its values and mend them"
+                )
             if progress is not None:
                 progress(part.bytes)
 
