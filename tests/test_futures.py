@@ -213,6 +213,19 @@ def test_callbacks_are_told_when_the_client_closes(client) -> None:
     assert ended.wait(20)
 
 
+def test_it_tells_all_in_one(client, gated) -> None:
+    """As Python 3.14 asks it on behalf of asyncio."""
+    open_one, let_through = gated
+    assert open_one._get_snapshot() == (False, False, None, None)
+    let_through()
+    open_one.result(timeout=20)
+    done, cancelled, result, error = open_one._get_snapshot()
+    assert (done, cancelled, result.tolist(), error) == (True, False, [0.0, 0.0], None)
+    refused = errors.ValueRangeError("refused")
+    failed = future_of(client, EndedTicket(refused))
+    assert failed._get_snapshot() == (True, False, None, refused)
+
+
 def test_a_future_that_is_dropped_keeps_nothing(client) -> None:
     table = client.sparse_table("free")
     gc.collect()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -51,11 +52,13 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
 
     _instead: ClassVar[str] = "Send what its result() returns."
 
-    _done_callbacks: list[Callable[[Future[T]], object]]  # the base makes it
+    _condition: threading.Condition
+    _done_callbacks: list[Callable[[Future[T]], object]]
 
     # Whether the call has ended is known to the core alone, and nothing is done for a future that
     # nobody waits for. So the state is looked up when it is asked for; once it was said to have
-    # ended, it is settled: who waits was told of it, and callbacks run.
+    # ended, it is settled: who waits was told of it, and callbacks run. What the base has for those
+    # that wait is made when it is first used, for most futures are only asked for their result.
 
     def __init__(
         self,
@@ -74,8 +77,12 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
         self._pass_gate = pass_gate  # waits, and returns the seconds that are left for the call
         self._is_settled = False
         self._is_calling_back = False
-        super().__init__()
-        self._waiters = _Waiters(self)
+
+    def __getattr__(self, name: str) -> Any:
+        make = _MADE_LATE.get(name)
+        if make is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.__dict__.setdefault(name, make(self))
 
     def result(self, timeout: float | None = None) -> T:
         """Wait for the call and return what it brought.
@@ -195,7 +202,7 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
     # concurrent.futures reads and writes the state as an attribute, with the condition held.
 
     @property
-    def _state(self) -> str:
+    def _state(self) -> str:  # type: ignore[override]
         if not self._is_settled:
             if not self.done():
                 return RUNNING
@@ -205,9 +212,12 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
                 self._watch()
         return FINISHED
 
-    @_state.setter
-    def _state(self, state: str) -> None:
-        """Take what the base begins with; the core knows better."""
+    def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
+        """Return what Python 3.14 asks for in one: done, cancelled, result, error."""
+        if not self.done():
+            return False, False, None, None
+        error = self.exception()
+        return True, False, self.result() if error is None else None, error
 
     def _watch(self) -> None:
         self._life.watcher.watch(self)
@@ -245,3 +255,10 @@ class Future(OfOneProcess, concurrent.futures.Future[T]):
             function(self)
         except Exception:
             logger.exception("fastps: a callback of %r failed", self)
+
+
+_MADE_LATE: dict[str, Callable[[Future[Any]], object]] = {
+    "_condition": lambda future: threading.Condition(),
+    "_done_callbacks": lambda future: [],
+    "_waiters": _Waiters,
+}
