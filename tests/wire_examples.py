@@ -289,6 +289,17 @@ EXAMPLES: dict[str, Callable[[], Frames]] = {
             keys=uint64s([10, 4096, 2, 6, 0, 20, 8192, 4, 6, 1]),
         )
     ),
+    # Since folds leave out what is not finite, with what they left out and the rate in force.
+    "stats_reply_left_out": lambda: _core_test.encode_reply(
+        reply(
+            parts=[(1, 0, 9, 0, 0)],
+            keys=uint64s([20, 8192, 4, 6, 1, 2, 5, 7, 0x3F000000]),
+        )
+    ),
+    "pull_reply_left_out": lambda: _core_test.encode_reply(
+        reply(parts=[(2, 0, 0, 1, 6)], values=floats([1.0]))
+    ),
+    "not_finite_reply": lambda: _core_test.encode_reply(reply(parts=[(2, 19, 0, 0, 3)])),
     "moved_reply": lambda: _core_test.encode_reply(reply(parts=[(2, 2, 0, 0, 0)])),
     "wrong_cluster_reply": lambda: _core_test.encode_reply(reply(code=25)),
     "cluster_map": lambda: [_core_test.encode_map(cluster_map())],
