@@ -290,13 +290,13 @@ EXAMPLES: dict[str, Callable[[], Frames]] = {
         )
     ),
     # Since folds leave out what is not finite, with what they left out and the rate in force.
-    "stats_reply_left_out": lambda: _core_test.encode_reply(
+    "left_out_stats_reply": lambda: _core_test.encode_reply(
         reply(
             parts=[(1, 0, 9, 0, 0)],
             keys=uint64s([20, 8192, 4, 6, 1, 2, 5, 7, 0x3F000000]),
         )
     ),
-    "pull_reply_left_out": lambda: _core_test.encode_reply(
+    "left_out_pull_reply": lambda: _core_test.encode_reply(
         reply(parts=[(2, 0, 0, 1, 6)], values=floats([1.0]))
     ),
     "not_finite_reply": lambda: _core_test.encode_reply(reply(parts=[(2, 19, 0, 0, 3)])),
