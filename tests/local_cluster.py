@@ -18,7 +18,7 @@ import fastps
 from fastps import _core, _libzmq
 from fastps.checkpoint.agent import Agent
 from fastps.control import SocketControl, new_boot_id
-from fastps.scheduler.messages import GetStatus, RegisterServer, ScaleServers
+from fastps.scheduler.messages import GetStatus, ProcessExited, RegisterServer, ScaleServers
 from fastps.scheduler.service import SchedulerService
 from fastps.scheduler.state import JobShape, SchedulerState
 
@@ -77,6 +77,11 @@ class LocalCluster:
 
     def connect(self, **options: Any) -> fastps.Client:
         return fastps.connect(address=self.address, timeout=30, **options)
+
+    def say_exited(self, rank: int) -> None:
+        """Say that a worker's process ended and is started again."""
+        with contextlib.closing(SocketControl(self.address)) as control:
+            control.call(ProcessExited("worker", os.getpid(), "default", rank, False), 20.0)
 
     def end_scheduler(self) -> None:
         """Let the scheduler be gone, and never come back."""

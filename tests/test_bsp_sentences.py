@@ -42,7 +42,7 @@ def crew(request, monkeypatch, _clean_environment):
             if request.param == "embedded":
                 first = fastps.connect(embedded=True, num_servers=2, num_workers=n)
                 stack.enter_context(first)
-                join = first.worker
+                join = replace = first.worker
                 start.join_group = lambda group: first.worker(group=group)
             else:
                 cluster = stack.enter_context(LocalCluster(2, n, data_threads=2))
@@ -53,9 +53,14 @@ def crew(request, monkeypatch, _clean_environment):
                         patch.setenv("FASTPS_NUM_WORKERS", str(n))
                         return stack.enter_context(cluster.connect())
 
+                def replace(rank: int) -> fastps.Client:
+                    # As the launcher does when it starts a process in another's place.
+                    cluster.say_exited(rank)
+                    return join(rank)
+
                 first = join(0)
                 start.join_group = lambda group: cluster.connect(group=group)
-            start.join = join
+            start.join, start.replace = join, replace
             return [first, *(join(rank) for rank in range(1, joined))]
 
         yield start
@@ -468,13 +473,13 @@ def test_a_launched_rank_counts_until_it_joins_and_a_later_one_starts_at_the_min
     assert pull(a) == 17
 
 
-def test_a_join_for_a_live_rank_ends_the_older_session(crew) -> None:
+def test_a_rank_that_is_replaced_has_its_older_session_ended(crew) -> None:
     clients = crew(2)
     a, b = tables_of(clients)
     push(b, 1.0)
     clients[1].clock()
     push(b, 100.0)  # of a step that its session does not end
-    again = crew.join(1)
+    again = crew.replace(1)
     assert again.clock_value == 1
     (t,) = tables_of([again])
     for call in (lambda: push(b, 1.0), lambda: pull(b), lambda: len(b)):
@@ -493,7 +498,7 @@ def test_the_clock_of_an_ended_session_does_not_go_on(crew) -> None:
     clients = crew(2)
     tables_of(clients)
     clients[1].clock()
-    crew.join(1)
+    crew.replace(1)
     deadline = time.monotonic() + 20
 
     def go_on() -> None:
