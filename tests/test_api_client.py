@@ -597,3 +597,17 @@ def test_each_close_that_drops_an_open_step_warns(shared_job) -> None:
         str(each.message) for each in caught if "drops the pushes of step 0" in str(each.message)
     ]
     assert len(said) == 3
+
+
+@pytest.mark.parametrize("how", ["assign", "remove", "first values"])
+def test_what_acts_at_once_is_not_said_to_be_dropped(how) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client = fastps.connect(embedded=True)
+        values = np.ones(3) if how == "first values" else None
+        table = client.sparse_table("t", consistency=fastps.BSP(), initializer=values)
+        if how == "assign":
+            table.assign([1], [1.0])
+        elif how == "remove":
+            table.remove([1])
+        client.close()

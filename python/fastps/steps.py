@@ -103,11 +103,11 @@ class Steps:
         with self._lock:
             self._backup = max(self._backup, getattr(policy, "backup", 0))
 
-    def wrote(self, clock: int, policy: Consistency) -> None:
-        """Note a write that belongs to the step `clock`."""
+    def wrote(self, clock: int, waits_for_round: bool) -> None:
+        """Note a write that belongs to step `clock`, and may take effect only with its round."""
         with self._lock:
             self._last_write = max(self._last_write, clock)
-            if policy.in_rounds:
+            if waits_for_round:
                 self._last_round_write = max(self._last_round_write, clock)
 
     def started_behind(self, table: str, gate: Gate) -> None:

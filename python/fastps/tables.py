@@ -280,15 +280,14 @@ class _Table(OfOneProcess):
         with place.life as life, life.held_step() as clock:
             gate = gate_of(place.policy, clock)
             seconds = client._pass_gate(life, self.name, gate, timeout, gate_timeout)
-            life.steps.wrote(clock, place.policy)
+            life.steps.wrote(clock, place.policy.in_rounds and gate_of is _push_gate)
             return write(life.core, place.id, *what, seconds, place.step_at(clock))
 
     def _write(self, block: Block, seconds: float) -> None:
         """Set some first values, as of step 0: no gate, for nobody else has the table yet."""
         place = self._place
-        with place.life as life, life.held_step() as clock:
-            life.steps.wrote(clock, place.policy)
-            numbers, values = block
+        numbers, values = block
+        with place.life as life, life.held_step():
             self._write_block(life.core, place.id, numbers, values, seconds, place.step_at(0))
 
     _write_block: ClassVar[Callable[..., None]]
@@ -319,7 +318,7 @@ class _Table(OfOneProcess):
         seconds = client._timeout(None)
         with life, life.held_step() as clock:
             gate = place.policy.push_gate(clock)
-            life.steps.wrote(clock, place.policy)
+            life.steps.wrote(clock, place.policy.in_rounds)
             ticket = start(
                 life.core,
                 place.id,
