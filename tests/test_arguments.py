@@ -121,6 +121,13 @@ def test_consistency_by_name_is_named_right_or_refused(client, text) -> None:
 
 # Numbers: those of Python and numpy, never bools.
 
+class Nothing:
+    """An object of no use, with the same name in every process."""
+
+    def __repr__(self) -> str:
+        return "Nothing"
+
+
 NO_NUMBERS = [True, False, np.True_, "5", b"5", [5], {}, 1j]
 
 
@@ -222,7 +229,7 @@ def test_shapes_may_be_of_any_kind_of_integer(client, shape, taken) -> None:
     "shape",
     [
         *(True, (True,), (np.True_, 2), [2, False], 2.0, (2.0,), "2", ("2",), b"22", {2}, {2: 2}),
-        *(0, -1, (2, 0), 2**63, np.array([2.0]), np.array([True]), object()),
+        *(0, -1, (2, 0), 2**63, np.array([2.0]), np.array([True]), Nothing()),
     ],
     ids=repr,
 )
@@ -244,7 +251,7 @@ def test_a_seed_is_an_integer(seed) -> None:
 
 @pytest.mark.parametrize(
     "items",
-    [iter([1]), (i for i in [1]), {1: 2}, {1, 2}, {1: 2}.keys(), 5, None, np.array(5), object()],
+    [iter([1]), (i for i in [1]), {1: 2}, {1, 2}, {1: 2}.keys(), 5, None, np.array(5), Nothing()],
     ids=lambda items: type(items).__name__,
 )
 def test_chunks_need_a_sequence(client, items) -> None:
@@ -316,7 +323,7 @@ def test_rows_out_of_range_are_named_whatever_their_size(dense, rows) -> None:
 
 @pytest.mark.parametrize(
     "rows",
-    [1.5, [1.5], "1", ["1"], True, [True, 1], object(), ..., slice("a"), slice(1.5), b"1", {1}],
+    [1.5, [1.5], "1", ["1"], True, [True, 1], Nothing(), ..., slice("a"), slice(1.5), b"1", {1}],
     ids=repr,
 )
 def test_what_is_no_row_is_refused(dense, rows) -> None:

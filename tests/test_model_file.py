@@ -7,7 +7,7 @@ import pytest
 
 from fastps.data import Chunk, DataError, load_block
 from fastps.models.model_file import LinearModel, load_model, save_model
-from fastps.models.output import atomic_output
+from fastps.output import atomic_output
 
 
 @pytest.fixture

@@ -208,13 +208,13 @@ def test_shapes_that_are_none(sparse, dense, shape) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"optimizer": "sgd"},
+        {"optimizer": "sgdx"},
         {"optimizer": fastps.optimizers.SGD},
         {"optimizer": fastps.initializers.Zeros()},
         {"initializer": 0},
         {"initializer": fastps.initializers.Uniform},
         {"initializer": fastps.optimizers.SGD(lr=1.0)},
-        {"consistency": "asp"},
+        {"consistency": "asap"},
         {"num_shards": 0},
         {"num_shards": -1},
         {"num_shards": 1.5},

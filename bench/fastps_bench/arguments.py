@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastps.output import is_stdout
+
 __all__ = ["MODES", "add_json", "append_json", "names", "positive", "positives"]
 
 MODES = ("embedded", "tcp")
@@ -52,5 +54,8 @@ def append_json(
         name: value for name, value in vars(options).items() if name not in ("run", "json")
     }
     line = {"benchmark": benchmark, **facts, "parameters": parameters, "results": results}
+    if is_stdout(options.json):
+        print(json.dumps(line), flush=True)
+        return
     with options.json.open("a") as file:
         file.write(json.dumps(line) + "\n")

@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from fastps.errors import ConfigError, FastPSError
+from fastps.output import check_output
 from fastps_bench import checkpoint, failover, latency, memory, sparse, staleness
 
 __all__ = ["main"]
@@ -29,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     staleness.add_parser(commands)
     options = parser.parse_args(argv)
     try:
+        check_output("--json", getattr(options, "json", None))
         code: int = options.run(options)
+    except FastPSError as error:
+        print(f"fastps-bench: error: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         code = 130
     return code

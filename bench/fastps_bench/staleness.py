@@ -15,7 +15,7 @@ from typing import Any
 from fastps.consistency import BSP, SSP
 from fastps.data import DataError
 from fastps.errors import FastPSError
-from fastps.models.output import check_output
+from fastps.output import check_picture
 from fastps_bench import machine
 from fastps_bench.arguments import add_json, append_json, positive
 from fastps_bench.cases import CaseError, run_case, shown_progress
@@ -231,8 +231,7 @@ def _check(options: argparse.Namespace, scenes: list[Scene]) -> None:
         if isinstance(model, BSP) and model.backup >= options.workers:
             refuse(f"--policies {name}: there must be more --workers than backup workers")
     try:
-        check_output("--plot", options.plot)
-        check_output("--json", options.json)
+        check_picture("--plot", options.plot)
     except FastPSError as error:
         refuse(str(error))
     if options.plot is not None and importlib.util.find_spec("matplotlib") is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastps.models.output import atomic_output
+from fastps.output import atomic_output
 
 __all__ = ["plot_trade_off"]
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from fastps.checkpoint.manifest import LATEST
 from fastps.checkpoint.progress import counted
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.storage import Store
 from fastps.cli.row_files import FORMATS, write_rows
-from fastps.models.output import atomic_output, check_output
+from fastps.output import atomic_output, check_output, is_stdout
 
 __all__ = ["add_parser"]
 
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the file and say what is in it."""
-    check_output("--output", arguments.output)
+    check_output("--output", arguments.output, _local(arguments.uri))
     lineage = Lineage.open(Store(arguments.uri), arguments.tag)
     lineage.table(arguments.table)  # an unknown one, before the file is begun
     with (
@@ -72,6 +73,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
     print(
         f"{arguments.output}: {n} rows of table {arguments.table!r} of checkpoint "
-        f"{lineage.newest.tag}"
+        f"{lineage.newest.tag}",
+        file=sys.stderr if is_stdout(arguments.output) else sys.stdout,
     )
     return 0
+
+
+def _local(uri: str) -> list[str]:
+    """Return the folder of checkpoints, if it is one of this machine."""
+    return [] if "://" in uri else [uri]

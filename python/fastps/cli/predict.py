@@ -12,7 +12,7 @@ from fastps.data import Chunk, find_files, load_block, split_chunks
 from fastps.errors import ConfigError
 from fastps.models.metrics import binary_metrics, sigmoid
 from fastps.models.model_file import LinearModel, load_model
-from fastps.models.output import atomic_output, check_output
+from fastps.output import atomic_output, check_output, is_stdout
 
 __all__ = ["add_parser"]
 
@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _run(arguments: argparse.Namespace) -> int:
     try:
-        check_output("--output", arguments.output)
+        check_output("--output", arguments.output, [arguments.model, *arguments.data])
     except ConfigError as error:
         arguments.parser.error(str(error))
     model = load_model(arguments.model)
@@ -54,11 +54,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.output is None:
         figures = _predict(model, chunks, sys.stdout.buffer.write)
         sys.stdout.flush()
-        print(figures, file=sys.stderr)
     else:
         with atomic_output(arguments.output) as file:
             figures = _predict(model, chunks, file.write)
-        print(figures)
+    is_there = arguments.output is None or is_stdout(arguments.output)
+    print(figures, file=sys.stderr if is_there else sys.stdout)
     return 0
 
 

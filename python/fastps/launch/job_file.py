@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fastps.errors import ConfigError
+from fastps.output import check_output
 
-__all__ = ["JobFile", "ProcessEntry", "read_job_file"]
+__all__ = ["JobFile", "ProcessEntry", "check_job_file", "read_job_file"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class JobFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()
+        self._path = path.resolve()  # a link stays, its file comes and goes
 
     def write(self, scheduler: str | None, processes: Sequence[ProcessEntry]) -> None:
         """Replace the file at once.
@@ -64,6 +65,32 @@ class JobFile:
         """Remove the file, if it is there."""
         with contextlib.suppress(OSError):
             self._path.unlink()
+
+
+def check_job_file(option: str, path: Path | None) -> None:
+    """Make sure that a job file can be kept at `path`.
+
+    Raises
+    ------
+    ConfigError
+        As `check_output`, or what is there is no job file: it would be replaced, and removed at the
+        end.
+    """
+    if path is None:
+        return
+    check_output(option, path)
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ConfigError(f"{option} {path}: is no regular file; name a file")
+    if path.stat().st_size:
+        try:
+            read_job_file(path)
+        except ConfigError:
+            raise ConfigError(
+                f"{option} {path}: holds something else than a job file, which would be lost; "
+                "name another file, or remove it first"
+            ) from None
 
 
 def read_job_file(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -26,8 +25,10 @@ from fastps.cli.options import (
 from fastps.config import DEFAULT_GROUP, Settings
 from fastps.errors import FastPSError
 from fastps.launch.checkpoints import CheckpointPlan
+from fastps.launch.job_file import check_job_file
 from fastps.launch.launcher import run
 from fastps.launch.spec import JobSpec, WorkerGroup
+from fastps.output import check_output, write_json
 
 __all__ = ["main", "parse"]
 
@@ -84,9 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(spec)
     if spec.summary is not None:
         try:
-            spec.summary.write_text(json.dumps(result.to_json(), indent=1) + "\n")
-        except OSError as error:
-            print(f"fastps-launch: --summary {spec.summary}: {error}", file=sys.stderr)
+            write_json(spec.summary, result.to_json())
+        except FastPSError as error:
+            print(f"fastps-launch: --summary: {error}", file=sys.stderr)
     return result.exit_code
 
 
@@ -124,11 +125,13 @@ def parse(arguments: list[str]) -> JobSpec:
             f"--journal {options.journal}: it exists. It is of another job, whose servers are "
             "gone; give a file that does not exist"
         )
-    for option in ("job_file", "summary", "journal"):
-        path = getattr(options, option)
-        if path is not None and not path.absolute().parent.is_dir():
-            name = option.replace("_", "-")
-            parser.error(f"--{name} {path}: its folder does not exist")
+    try:
+        check_output("--summary", options.summary, command[:1])
+        check_job_file("--job-file", options.job_file)
+    except FastPSError as error:
+        parser.error(str(error))
+    if options.journal is not None and not options.journal.absolute().parent.is_dir():
+        parser.error(f"--journal {options.journal}: its folder does not exist")
     return JobSpec(
         num_servers=options.servers,
         groups=tuple(groups),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastps.models.lr_results import CurvePoint
-from fastps.models.output import atomic_output
+from fastps.output import atomic_output
 
 __all__ = ["plot_curve"]
 

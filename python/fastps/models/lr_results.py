@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastps.models.lr_settings import LogisticRegressionSettings
 from fastps.models.metrics import Metrics
 from fastps.models.model_file import LinearModel, save_model
-from fastps.models.output import write_json
+from fastps.output import write_json
 
 __all__ = ["CURVE_COLUMNS", "CurvePoint", "TrainingResult", "write_results"]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastps import consistency
 from fastps.consistency import Consistency
 from fastps.errors import ConfigError, ValueRangeError
-from fastps.models.output import check_output
 from fastps.optimizers import FTRL, SGD, AdaGrad, Optimizer
+from fastps.output import check_output, check_picture
 
 __all__ = ["DEFAULT_LR", "OPTIMIZERS", "LogisticRegressionSettings"]
 
@@ -119,9 +120,13 @@ class LogisticRegressionSettings:
                     f"{name} is {value}; use a whole number from {least} to {most}"
                 )
         consistency.from_text(self.consistency)
-        check_output("model", self.model)
-        check_output("metrics", self.metrics)
-        check_output("plot", self.plot)
+        inputs = [*self.data, *([self.test] if self.test else [])]
+        outputs = [path for path in (self.model, self.metrics, self.plot) if path is not None]
+        if len({os.path.realpath(path) for path in outputs}) < len(outputs):
+            raise ConfigError("model, metrics and plot name one file twice; give each its own")
+        check_output("model", self.model, inputs)
+        check_output("metrics", self.metrics, inputs)
+        check_picture("plot", self.plot, inputs)
         if self.plot is not None and importlib.util.find_spec("matplotlib") is None:
             raise ConfigError("plot needs the package matplotlib: pip install 'fastps[train]'")
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fastps.data.blocks import Block
 from fastps.data.errors import DataError
-from fastps.models.output import atomic_output
+from fastps.output import atomic_output
 
 __all__ = ["LinearModel", "load_model", "save_model"]
 
