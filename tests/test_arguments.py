@@ -121,6 +121,7 @@ def test_consistency_by_name_is_named_right_or_refused(client, text) -> None:
 
 # Numbers: those of Python and numpy, never bools.
 
+
 class Nothing:
     """An object of no use, with the same name in every process."""
 

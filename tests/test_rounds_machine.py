@@ -61,6 +61,9 @@ class GroupMachine(RuleBasedStateMachine):
         ended = self.clocks.clock_of(rank)
         before = self.clocks.minimum
         self.waits.pop(rank, None)
+        if rank in self.live:
+            self.job.answer(m.ProcessExited("worker", rank + 1, "default", rank, final=False))
+            self._collect()
         self.live[rank] = self.job.join(rank, pid=rank + 1)
         assert self.live[rank].clock >= max(before, ended or 0)
         self.job.beat(self.live[rank])

@@ -118,7 +118,7 @@ def check_output(option: str, path: str | Path | None, inputs: Sequence[str | Pa
     if path is None or str(path) == STDOUT:
         return
     target = Path(path)
-    if not str(path) or target.is_dir():
+    if not str(path) or str(path).endswith("/") or target.is_dir():
         raise ConfigError(f"{option} {path}: is a directory; name a file")
     if target.is_socket():
         raise ConfigError(f"{option} {path}: is a socket, which cannot be written; name a file")
