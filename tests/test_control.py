@@ -17,9 +17,11 @@ from fastps import errors
 from fastps.control import Control, EmbeddedControl, SocketControl, new_boot_id
 from fastps.errors import ClosedError, ConfigError, FastPSTimeoutError
 from fastps.scheduler import messages as m
+from fastps.scheduler.actions import PublishMap
 from fastps.scheduler.journal import Journal
 from fastps.scheduler.records import Record, SessionStarted
 from fastps.scheduler.state import JobShape, SchedulerState
+from scheduler_story import Beat
 
 service = pytest.importorskip("fastps.scheduler.service")  # needs the compiled core
 pytestmark = pytest.mark.timeout(60)
@@ -414,3 +416,19 @@ def test_an_embedded_barrier_returns_after_the_news_that_it_rests_on() -> None:
     thread.join()
     assert returned == [3]
     job.control.close()
+
+
+def test_a_thousand_dead_servers_at_once_are_no_recursion() -> None:
+    state = SchedulerState(JobShape(1000, {}), 77, 0.0)
+    with zmq.Context() as context:
+        serving = service.SchedulerService("tcp://127.0.0.1:*", state, context)
+        peers = []
+        for n in range(1000):
+            boot_id = f"{n:032x}"
+            state.handle(b"p", n, m.RegisterServer(boot_id, ("tcp://h:1",), 1), 0.0)
+            peers.append(b"server %d" % n)
+            beat = Beat("server", n, bytes.fromhex(boot_id), state.version)
+            state.heartbeat(peers[-1], beat, 0.0)
+        serving._act([PublishMap(tuple(peers))], 5.0)
+        serving._socket.close()
+    assert {server.lost for server in state.servers.all()} == {"disconnect"}

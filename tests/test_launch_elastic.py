@@ -13,7 +13,7 @@ from fastps.launch.elastic import (
     has_lost_shards,
     loss_of_server,
     n_servers_to_start,
-    retired_pids,
+    retired_boot_ids,
 )
 from fastps.launch.notifier import Notifier
 from fastps.launch.scheduler_place import SchedulerPlace
@@ -34,8 +34,10 @@ def test_servers_are_started_up_to_the_most(wanted, there, most, start) -> None:
 
 def test_only_retired_servers_are_ended() -> None:
     states = ["alive", "leaving", "retired", "lost (exit)", "suspect"]
-    status = {"servers": [{"state": state, "pid": n} for n, state in enumerate(states)]}
-    assert retired_pids(status) == {2}
+    status = {
+        "servers": [{"state": state, "boot_id": f"{n:032x}"} for n, state in enumerate(states)]
+    }
+    assert retired_boot_ids(status) == {f"{2:032x}"}
 
 
 def test_what_is_said_of_a_lost_server() -> None:

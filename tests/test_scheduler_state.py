@@ -278,8 +278,28 @@ def test_a_server_without_connection_is_lost_long_before_ten_seconds() -> None:
     assert job.published == []
     job.wait(0.3)
     assert job.published == [b"server 1"]  # to see whether the connection is still there
-    job.state.unreachable(b"server 1", job.now)
+    job.state.unreachable([b"server 1"], job.now)
     assert [server.lost for server in job.state.servers.all()] == ["disconnect"]
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_of_servers_with_one_pid_the_one_that_ended_is_lost(final: bool) -> None:
+    """In containers each server has pid 1."""
+    job = Job(servers=3)
+    for n in (1, 2, 3):
+        job.server(n, pid=1)
+    refused = job.answer(m.ProcessExited("server", 1, "", None, final))
+    assert error(refused) == "ConfigError"
+    assert "boot_id" in refused.message
+    gone = m.ProcessExited("server", 1, "", None, final, f"{2:032x}")
+    for _ in range(2):  # it is told twice
+        job.answer(gone)
+        assert [each.lost for each in job.state.servers.all()] == ["", "exit", ""]
+    job.kill_scheduler()
+    assert [each.lost for each in job.state.servers.all()] == ["", "exit", ""]
+    unknown = m.ProcessExited("server", 1, "", None, final, f"{9:032x}")
+    job.answer(unknown)
+    assert [each.lost for each in job.state.servers.all()] == ["", "exit", ""]
 
 
 def test_a_lost_server_that_speaks_again_is_back() -> None:

@@ -190,7 +190,7 @@ class SchedulerNode(Process):
             if self.cluster.trace is not None:
                 self.cluster.trace.note(str(self), f"{kind} to {target}: {view}")
         if not target.alive and target.closed:
-            self._act(self.state.unreachable(peer, self._now()))
+            self._act(self.state.unreachable([peer], self._now()))
             return
         self.cluster.network.send(self, target, kind, content)
 

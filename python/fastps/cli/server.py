@@ -15,6 +15,7 @@ __all__ = ["add_parser"]
 
 # A scheduler that is gone must not keep a server from ending.
 LEAVE_SECONDS = 0.5
+BOOT_ID_BYTES = 16
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,8 +42,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="N",
         help="threads that serve pushes and pulls (default: 1)",
     )
+    parser.add_argument(
+        "--boot-id",
+        type=_boot_id,
+        default=None,
+        metavar="HEX",
+        help="16 bytes that no other server has, by which whoever started this one tells of its "
+        "end (default: random)",
+    )
     role.add_ready_fd(parser)
     parser.set_defaults(run=run)
+
+
+def _boot_id(text: str) -> bytes:
+    try:
+        boot_id = bytes.fromhex(text)
+    except ValueError:
+        boot_id = b""
+    if len(boot_id) != BOOT_ID_BYTES:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {2 * BOOT_ID_BYTES} hex digits")
+    return boot_id
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     _libzmq.load()
     stop = threading.Event()
     role.on_stop_signals(stop.set)
-    boot_id = new_boot_id()
+    boot_id = arguments.boot_id or new_boot_id()
     server = _core.Server(boot_id, arguments.bind, arguments.data_threads)
     control = SocketControl(arguments.scheduler)
     register = RegisterServer(
@@ -74,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
     stop.wait()
     # Without this word clients would wait until the silence is long enough.
     with contextlib.suppress(FastPSError):
-        control.call(ProcessExited("server", os.getpid(), "", None, True), LEAVE_SECONDS)
+        ended = ProcessExited("server", os.getpid(), "", None, True, boot_id.hex())
+        control.call(ended, LEAVE_SECONDS)
     control.close()
     agent.stop()
     server.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["has_lost_shards", "loss_of_server", "n_servers_to_start", "retired_pids"]
+__all__ = ["has_lost_shards", "loss_of_server", "n_servers_to_start", "retired_boot_ids"]
 
 TABLES_NAMED_MAX = 3
 
@@ -24,9 +24,9 @@ def n_servers_to_start(status: dict[str, Any], n_places: int, most: int) -> int:
     return max(0, min(int(status.get("servers_wanted", 0)), most) - n_places)
 
 
-def retired_pids(status: dict[str, Any]) -> set[int]:
-    """Return the processes of servers that left and hold nothing any more."""
-    return {server["pid"] for server in status["servers"] if server["state"] == "retired"}
+def retired_boot_ids(status: dict[str, Any]) -> set[str]:
+    """Return the servers that left and hold nothing any more."""
+    return {server["boot_id"] for server in status["servers"] if server["state"] == "retired"}
 
 
 def has_lost_shards(status: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from fastps.config import child_environment
+from fastps.control import new_boot_id
 from fastps.launch import elastic
 from fastps.launch.checkpoints import Checkpoints
 from fastps.launch.job_file import JobFile, ProcessEntry
@@ -198,6 +199,9 @@ class Supervisor:
         is_worker = slot.role == "worker"
         try:
             command = slot.command if is_worker else (*slot.command, f"--ready-fd={ready_of_child}")
+            if slot.role == "server":
+                slot.boot_id = new_boot_id().hex()
+                command = (*command, f"--boot-id={slot.boot_id}")
             fds = () if is_worker else (ready_of_child,)
             process = ChildProcess(command, slot.environment, fds)
         except OSError as error:
@@ -291,7 +295,7 @@ class Supervisor:
         if self._checkpoints is not None and self._running("worker"):
             self._checkpoints.turn(status)
             self._say_all(self._checkpoints.said())
-        retired = elastic.retired_pids(status)
+        retired = elastic.retired_boot_ids(status)
         servers = [slot for slot in self._slots if slot.role == "server"]
         scalings = int(status.get("servers_scaled", 0))
         if scalings > self._scalings_seen:
@@ -300,7 +304,7 @@ class Supervisor:
                 slot.is_free = slot.process is None
         places = [slot for slot in servers if not (slot.is_retired or slot.is_free)]
         for slot in places:
-            if slot.process is not None and slot.process.pid in retired:
+            if slot.process is not None and slot.boot_id in retired:
                 slot.is_retired = True
                 slot.process.signal_group(signal.SIGTERM)
         n_places = sum(not slot.is_retired for slot in places)
@@ -342,7 +346,9 @@ class Supervisor:
         if self._notifier is None:
             return
         rank = slot.rank if slot.role == "worker" else None
-        self._notifier.tell(ProcessExited(slot.role, pid, slot.group or "", rank, final))
+        self._notifier.tell(
+            ProcessExited(slot.role, pid, slot.group or "", rank, final, slot.boot_id)
+        )
 
     # Ending.
 

@@ -25,6 +25,8 @@ class Slot:
         How the last one ended; negative: minus the signal.
     address : str or None
         Where the running one can be reached, once it is ready.
+    boot_id : str
+        Servers: of the running one, by which the scheduler knows it.
     is_retired : bool
         Servers: it gave its shards away, so its process ends and nobody takes its place.
     is_free : bool
@@ -42,5 +44,6 @@ class Slot:
     n_started: int = 0
     code: int | None = None
     address: str | None = None
+    boot_id: str = ""
     is_retired: bool = False
     is_free: bool = False

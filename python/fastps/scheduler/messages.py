@@ -404,7 +404,9 @@ class RegisterServer(Request[Registered]):
 class ProcessExited(Request[Done]):
     """The launcher's word that a process ended. ``final``: it will not be started again.
 
-    ``role`` is ``server`` or ``worker``; ``group`` and ``rank`` are empty and None for servers.
+    ``role`` is ``server`` or ``worker``; ``group`` and ``rank`` are empty and None for servers, and
+    ``boot_id`` is empty for workers. It says which server: on several hosts, or in containers, many
+    have the same pid.
     """
 
     reply: ClassVar[type[Message]] = Done
@@ -413,6 +415,7 @@ class ProcessExited(Request[Done]):
     group: str
     rank: int | None
     final: bool
+    boot_id: str = ""
 
 
 @dataclass(frozen=True)

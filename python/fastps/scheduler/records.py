@@ -94,6 +94,7 @@ class ServerExited(Record):
 
     pid: int
     final: bool
+    boot_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class Replay:
         if isinstance(record, r.ServersScaled):
             servers.scale(record.num_servers, record.leaving)
         elif isinstance(record, r.ServerExited):
-            servers.exited(record.pid, record.final, self._now)
+            servers.exited(record.pid, record.final, self._now, record.boot_id)
         else:
             servers.register(
                 record.boot_id,

@@ -130,7 +130,7 @@ class Servers:
         self._give_up_at = now + patience
         self._servers: list[Server] = []
         self._by_boot_id: dict[str, Server] = {}
-        self._exits: set[tuple[int, bool]] = set()
+        self._exits: set[tuple[str, bool]] = set()
 
     def all(self) -> list[Server]:
         """Return every server that ever came, by number."""
@@ -261,7 +261,7 @@ class Servers:
         server.lost, server.suspect = why, True
         self._changed()
 
-    def exited(self, pid: int, final: bool, now: float) -> Server | None:
+    def exited(self, pid: int, final: bool, now: float, boot_id: str = "") -> Server | None:
         """Note the exit of a server process; return the server that this loses.
 
         Parameters
@@ -272,12 +272,20 @@ class Servers:
             It will not be started again.
         now : float
             The time.
+        boot_id : str
+            Which life of a server it was; empty: the pid says it.
         """
-        came = [each for each in self._servers if each.pid == pid and each.lost != "exit"]
+
+        def is_meant(server: Server) -> bool:
+            return server.boot_id == boot_id if boot_id else server.pid == pid
+
+        meant = [each for each in self._servers if is_meant(each)]
+        came = [each for each in meant if each.lost != "exit"]
         if not came:
             # It ended before it came, or this is told twice.
-            known = any(each.pid == pid for each in self._servers) or (pid, final) in self._exits
-            self._exits.add((pid, final))
+            told = (boot_id or str(pid), final)
+            known = bool(meant) or told in self._exits
+            self._exits.add(told)
             if final and not known:
                 self.outstanding = max(0, self.outstanding - 1)
             return None

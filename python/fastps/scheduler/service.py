@@ -88,6 +88,7 @@ class SchedulerService:
         self._state = state
         self._journal = journal
         self._unwritten: list[Record] = []
+        self._gone: set[bytes] = set()  # peers without a connection that the state must hear of
         self._condense_at = CONDENSE_RECORDS + (journal.n_records if journal else 0)
         self._stop = threading.Event()
         self._blob = b""
@@ -182,6 +183,18 @@ class SchedulerService:
         self._act(self._state.handle(peer, envelope.request, envelope.message, now), now)
 
     def _act(self, actions: list[Action], now: float) -> None:
+        """Carry out actions, and what follows when peers turn out to be gone.
+
+        Hundreds may be at once, and what follows may find others: in rounds, each peer in one.
+        """
+        self._carry_out(actions, now)
+        told: set[bytes] = set()
+        while gone := self._gone - told:
+            told |= gone
+            self._carry_out(self._state.unreachable(sorted(gone), now), now)
+        self._gone.clear()
+
+    def _carry_out(self, actions: list[Action], now: float) -> None:
         if not self._write(actions):
             return
         for action in actions:
@@ -253,7 +266,7 @@ class SchedulerService:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
-            self._act(self._state.unreachable(peer, now), now)
+            self._gone.add(peer)
 
     def _map(self) -> bytes:
         if self._blob_version != self._state.version:

@@ -7,7 +7,7 @@ thread-safe: a shell calls it from one thread, or under one lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastps.errors import ConfigError, FastPSError, WireError
@@ -202,9 +202,10 @@ class SchedulerState(Facts):
             actions.append(PublishMap(silent))
         return self._finish(actions, now)
 
-    def unreachable(self, peer: bytes, now: float) -> list[Action]:
-        """Take the word that `peer` has no connection."""
-        if self.servers.disconnected(peer, now) is not None:
+    def unreachable(self, peers: Collection[bytes], now: float) -> list[Action]:
+        """Take the word that none of `peers` has a connection."""
+        lost = [self.servers.disconnected(peer, now) for peer in peers]
+        if any(server is not None for server in lost):
             self.bump()
         return self._finish([], now)
 
@@ -290,8 +291,14 @@ class SchedulerState(Facts):
     def _process_exited(self, ticket: Ticket, asked: m.ProcessExited, now: float) -> list[Action]:
         actions: list[Action] = []
         if asked.role == "server":
-            self.record(ServerExited(asked.pid, asked.final))
-            if self.servers.exited(asked.pid, asked.final, now) is not None:
+            if asked.boot_id:
+                check_boot_id(asked.boot_id)
+            elif sum(each.pid == asked.pid for each in self.servers.alive()) > 1:
+                raise ConfigError(
+                    f"several servers have pid {asked.pid}; say by its boot_id which has ended"
+                )
+            self.record(ServerExited(asked.pid, asked.final, asked.boot_id))
+            if self.servers.exited(asked.pid, asked.final, now, asked.boot_id) is not None:
                 self.bump()
         elif asked.role == "worker" and asked.rank is not None and asked.rank <= RANK_MAX:
             actions += self._workers.exited(asked, asked.rank, now)

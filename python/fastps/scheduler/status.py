@@ -45,6 +45,7 @@ def status_of(state: Facts, views: JsonDict, uptime: float, now: float) -> JsonD
                 "id": server.server_id,
                 "state": _state_of(state, server),
                 "pid": server.pid,
+                "boot_id": server.boot_id,
                 "endpoints": list(server.endpoints),
                 "leaving": server.leaving,
                 "silent_s": round(now - server.last_seen, 3),
