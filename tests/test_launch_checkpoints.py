@@ -120,3 +120,33 @@ def test_wrong_options_are_refused(options, message, capsys, tmp_path) -> None:
         launch_main.parse([*options, str(script)])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def count_up(worker: Worker) -> float:
+    """A job that ends before anybody has asked what it holds."""
+    with fastps.connect() as client:
+        table = client.sparse_table("count")
+        table.push([1], [1.0])
+        if "in_the_way" in worker.arguments:
+            Path(worker.arguments["in_the_way"]).write_text("no folder")
+        return float(table.pull([1])[0])
+
+
+def test_the_end_of_the_shortest_job_is_saved(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "ck"
+    for n in (1, 2, 3):
+        job = cluster(count_up, "--checkpoint", str(folder), servers=1, workers=1)
+        assert job.results() == [n], job.err
+
+
+def test_an_end_that_cannot_be_saved_is_no_success(cluster: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "ck"
+    job = cluster(
+        count_up,
+        *("--checkpoint", str(folder)),
+        servers=1,
+        workers=1,
+        in_the_way=str(folder),
+    )
+    assert job.wait() == 1, job.err
+    assert "the end of the job was not saved" in job.err

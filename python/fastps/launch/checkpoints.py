@@ -19,12 +19,15 @@ from fastps.checkpoint.storage import Store
 from fastps.config import DEFAULT_GROUP
 from fastps.control import SocketControl
 from fastps.errors import ClosedError, FastPSError
+from fastps.scheduler.messages import GetStatus
 
 __all__ = ["CheckpointPlan", "Checkpoints"]
 
 LAUNCHER = (0, 0)  # as who asks for a save
 # A job that was stopped ends within 5 s, though an object store may answer nothing.
 CLOSE_SECONDS = 0.5
+# A scheduler that is being restarted answers within seconds.
+STATUS_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Checkpoints:
     ----------
     failed : str
         Why the job cannot begin where it was; empty: it can.
+    last_failed : bool
+        Whether the end of the job could not be saved.
     """
 
     def __init__(self, plan: CheckpointPlan, address: str) -> None:
@@ -77,6 +82,7 @@ class Checkpoints:
         self._due_at = time.monotonic() + (plan.every_seconds or 0.0)
         self._due_step = 0
         self.failed = ""
+        self.last_failed = False
 
     @property
     def is_busy(self) -> bool:
@@ -118,10 +124,9 @@ class Checkpoints:
             self._due_at = time.monotonic() + (self._plan.every_seconds or 0.0)
             self._start(self._save)
 
-    def save_last(self, status: dict[str, Any]) -> None:
+    def save_last(self) -> None:
         """Begin the save of the end of the job, if there is anything to save."""
-        if status["tables"]:
-            self._start(self._save)
+        self._start(self._save_last)
 
     def close(self) -> None:
         """End; what is under way fails."""
@@ -155,14 +160,28 @@ class Checkpoints:
         )
 
     def _save(self) -> None:
-        began = time.monotonic()
         try:
-            tag = driver.save(self._control, lambda: LAUNCHER, self._plan.uri, keep=self._plan.keep)
+            self._write()
         except ClosedError:
             return
         except FastPSError as error:
             self._said.put(f"no checkpoint was written: {error}")
+
+    def _save_last(self) -> None:
+        try:
+            # What was polled may be older than the tables of a short job.
+            status, _ = self._control.call(GetStatus(), STATUS_SECONDS)
+            if status.status["tables"]:
+                self._write()
+        except ClosedError:
             return
+        except FastPSError as error:
+            self.last_failed = True
+            self._said.put(f"the end of the job was not saved, so its exit code is not 0: {error}")
+
+    def _write(self) -> None:
+        began = time.monotonic()
+        tag = driver.save(self._control, lambda: LAUNCHER, self._plan.uri, keep=self._plan.keep)
         self._said.put(f"checkpoint {tag} was written in {time.monotonic() - began:.1f} s")
 
 

@@ -381,15 +381,14 @@ class Supervisor:
     def _save_last(self) -> None:
         """Let a save under way end, and save how the job ended, unless it failed or was stopped."""
         checkpoints = self._checkpoints
-        if checkpoints is None or checkpoints.failed or not self._running("scheduler"):
-            return
+        if checkpoints is None or checkpoints.failed:
+            return  # a scheduler that is being restarted is waited for
         is_saved = False
         while self._stop_signal is None and (checkpoints.is_busy or not is_saved):
             if not checkpoints.is_busy:
                 is_saved = True
-                status = self._notifier.status if self._notifier is not None else None
-                if self._first_failure is None and status is not None:
-                    checkpoints.save_last(status)
+                if self._first_failure is None:
+                    checkpoints.save_last()
             self._turn()
             self._say_all(checkpoints.said())
 
@@ -427,7 +426,10 @@ class Supervisor:
             failure = self._first_failure
             exit_code = failure if failure > 0 else 128 - failure
         else:
-            has_failed = self._checkpoints is not None and bool(self._checkpoints.failed)
+            checkpoints = self._checkpoints
+            has_failed = checkpoints is not None and (
+                bool(checkpoints.failed) or checkpoints.last_failed
+            )
             exit_code = 1 if self._scheduler_failed or has_failed or self._has_loss() else 0
         workers = {
             (slot.group or "", slot.rank): slot.code

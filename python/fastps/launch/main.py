@@ -67,7 +67,8 @@ it is started again with the same command. In the script, client.clock_value say
 exit code:
   0    every worker succeeded
   N    of the last attempt of the first worker that failed for good; 128+N if signal N killed it
-  1    no worker failed, but a server was lost for good, and with it the only copy of something
+  1    no worker failed, but a server was lost for good, and with it the only copy of something,
+       or the end of the job could not be saved (--checkpoint)
   2    wrong usage
   130  Ctrl-C       143  SIGTERM       (all processes end within 5 s)
 """
