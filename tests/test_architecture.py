@@ -27,7 +27,7 @@ FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in 
 # may use each other.
 PYTHON_FLOORS = [
     {"_version", "errors"},
-    {"config", "output", "_core", "_core_test", "_values", "pickling"},
+    {"config", "output", "standard_files", "_core", "_core_test", "_values", "pickling"},
     {"consistency", "initializers", "optimizers", "watching", "_libzmq"},
     {"data", "scheduler"},
     {"arguments"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,55 @@ def test_an_end_that_cannot_be_saved_is_no_success(cluster: Any, tmp_path: Path)
     )
     assert job.wait() == 1, job.err
     assert "the end of the job was not saved" in job.err
+def write_script(folder: Path, body: str) -> None:
+    (folder / "t.py").write_text(
+        "import fastps, pathlib, time\n"
+        "client = fastps.connect()\n"
+        "table = client.sparse_table('w')\n" + body
+    )
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fastps.launch.main", "--checkpoint=ck", *options, "t.py"]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+
+
+def test_sigusr1_saves_and_goes_on_and_sigterm_saves_and_ends(tmp_path: Path) -> None:
+    write_script(
+        tmp_path,
+        "table.push([1], [1.0])\npathlib.Path('runs').touch()\n"
+        "while not pathlib.Path('go').exists(): time.sleep(0.02)\n",
+    )
+    job = start(tmp_path)
+    try:
+        until((tmp_path / "runs").exists)
+        for n in (1, 2):
+            job.send_signal(signal.SIGUSR1)
+            until(lambda n=n: len(manifests(tmp_path / "ck")) == n)
+        assert job.poll() is None
+        job.send_signal(signal.SIGTERM)
+        _, said = job.communicate(timeout=60)
+        assert job.returncode == 143, said
+        assert len(manifests(tmp_path / "ck")) == 3, said
+    finally:
+        if job.poll() is None:
+            job.kill()
+
+
+def test_sigusr1_without_a_folder_says_so(tmp_path: Path) -> None:
+    write_script(
+        tmp_path,
+        "pathlib.Path('runs').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\n",
+    )
+    command = [sys.executable, "-m", "fastps.launch.main", "t.py"]
+    with (tmp_path / "err").open("w") as err:
+        job = subprocess.Popen(command, cwd=tmp_path, stderr=err)
+    try:
+        until((tmp_path / "runs").exists)
+        job.send_signal(signal.SIGUSR1)
+        until(lambda: "--checkpoint" in (tmp_path / "err").read_text())
+        (tmp_path / "go").touch()
+        assert job.wait(60) == 0
+    finally:
+        if job.poll() is None:
+            job.kill()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from fastps.errors import ConfigError, FastPSError
+from fastps.standard_files import open_standard_files
 
 __all__ = ["main"]
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0, 1 for a failure, 2 for wrong usage, 130 after Ctrl-C.
     """
+    open_standard_files()
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = arguments[0] if arguments else ""
     try:

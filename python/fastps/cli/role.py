@@ -34,9 +34,10 @@ def read_settings() -> Settings:
 
 
 def on_stop_signals(stop: Callable[[], None]) -> None:
-    """Call `stop`, which must not wait, on SIGTERM and SIGINT."""
+    """Call `stop`, which must not wait, on SIGTERM and SIGINT, unless they were ignored before."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop())
 
 
 def report_ready(fd: int | None, role: str, address: str) -> None:

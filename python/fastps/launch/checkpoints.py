@@ -128,6 +128,11 @@ class Checkpoints:
         """Begin the save of the end of the job, if there is anything to save."""
         self._start(self._save_last)
 
+    def save_now(self) -> None:
+        """Begin a save of the job as it is now, if there is anything to save."""
+        self._due_at = time.monotonic() + (self._plan.every_seconds or 0.0)
+        self._start(self._save_now)
+
     def close(self) -> None:
         """End; what is under way fails."""
         self._control.close()
@@ -167,17 +172,31 @@ class Checkpoints:
         except FastPSError as error:
             self._said.put(f"no checkpoint was written: {error}")
 
-    def _save_last(self) -> None:
+    def _save_now(self) -> None:
         try:
-            # What was polled may be older than the tables of a short job.
-            status, _ = self._control.call(GetStatus(), STATUS_SECONDS)
-            if status.status["tables"]:
-                self._write()
+            if not self._write_what_is_there():
+                self._said.put("no checkpoint was written: there is no table yet")
         except ClosedError:
             return
         except FastPSError as error:
+            self._said.put(f"no checkpoint was written: {error}")
+
+    def _save_last(self) -> None:
+        try:
+            self._write_what_is_there()
+        except ClosedError:
+            return
+        except Exception as error:  # whatever it was, the job is not to end as if it were saved
             self.last_failed = True
             self._said.put(f"the end of the job was not saved, so its exit code is not 0: {error}")
+
+    def _write_what_is_there(self) -> bool:
+        """Save if there are tables; what was polled may be older than those of a short job."""
+        status, _ = self._control.call(GetStatus(), STATUS_SECONDS)
+        if not status.status["tables"]:
+            return False
+        self._write()
+        return True
 
     def _write(self) -> None:
         began = time.monotonic()

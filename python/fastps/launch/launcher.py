@@ -20,6 +20,7 @@ from fastps.launch import elastic
 from fastps.launch.checkpoints import Checkpoints
 from fastps.launch.job_file import JobFile, ProcessEntry
 from fastps.launch.notifier import Notifier
+from fastps.launch.orphans import adopts_orphans, reap_orphans
 from fastps.launch.output import Relay
 from fastps.launch.process import ChildProcess, Guardian, describe_exit
 from fastps.launch.scheduler_place import SchedulerPlace
@@ -37,6 +38,8 @@ SCHEDULER_START_SECONDS = 60.0
 # After a signal everything is stopped within 5 s: workers may clean up for so long, then servers.
 WORKER_GRACE_SECONDS = 2.0
 ROLE_GRACE_SECONDS = 1.0
+# When SIGTERM stops a job with checkpoints, its last save comes first.
+STOP_SAVE_SECONDS = 20.0
 # A pipe may be held open by a process that left its group; nobody waits for it longer.
 PIPE_GRACE_SECONDS = 0.5
 # How it went is worth so long a wait at the end.
@@ -47,7 +50,7 @@ def run(spec: JobSpec) -> JobResult:
     """Run a job and wait for its end.
 
     What the processes print goes to file descriptors 1 and 2. SIGINT, SIGTERM and SIGHUP stop the
-    job when this runs in the main thread. Whatever happens, even to this process, no process of the
+    job when this runs in the main thread, and SIGUSR1 saves it. Whatever happens, even to this process, no process of the
     job outlives it.
 
     Parameters
@@ -61,7 +64,7 @@ def run(spec: JobSpec) -> JobResult:
         What became of it.
     """
     supervisor = Supervisor(spec)
-    with stop_signals(supervisor.stop, supervisor.wake_up_by):
+    with stop_signals(supervisor.stop, supervisor.save, supervisor.wake_up_by):
         return supervisor.run()
 
 
@@ -84,17 +87,24 @@ class Supervisor:
         self._scalings_seen = 0
         self._stop_signal: int | None = None
         self._kill_now = False
+        self._save_asked = False
+        self._workers_began = False
         self._ending = False
         self._first_failure: int | None = None
         self._scheduler_failed = False
         self._server_lost = False
         self._status: dict[str, Any] | None = None  # as it was when the workers had ended
+        self._adopts_orphans = adopts_orphans()
         self._started = time.monotonic()
 
     def stop(self, number: int) -> None:
         """End the job because of a signal; a second one ends it without grace."""
         self._kill_now = self._stop_signal is not None
         self._stop_signal = self._stop_signal or number
+
+    def save(self) -> None:
+        """Save a checkpoint soon; called by a signal handler."""
+        self._save_asked = True
 
     def wake_up_by(self, pipe: int) -> None:
         """Let bytes in `pipe` end a wait; what they are does not matter."""
@@ -106,6 +116,7 @@ class Supervisor:
             if self._start_scheduler():
                 self._start_servers()
                 if self._resume():
+                    self._workers_began = True
                     self._start_workers()
                     while self._stop_signal is None and self._running("worker"):
                         self._turn()
@@ -203,7 +214,7 @@ class Supervisor:
                 slot.boot_id = new_boot_id().hex()
                 command = (*command, f"--boot-id={slot.boot_id}")
             fds = () if is_worker else (ready_of_child,)
-            process = ChildProcess(command, slot.environment, fds)
+            process = ChildProcess(command, slot.environment, fds, is_role=not is_worker)
         except OSError as error:
             os.close(ready)
             self._say(f"{slot.name} cannot be started: {error}")
@@ -236,6 +247,7 @@ class Supervisor:
         self._relay.pump(TURN_SECONDS)
         if self._notifier is not None and self._notifier.turn():
             self._follow(self._notifier.status or {})
+        self._save_if_asked()
         if time.monotonic() >= self._scheduler_due and not self._ending:
             self._scheduler_due = math.inf
             self._start(self._slots[0])
@@ -248,6 +260,24 @@ class Supervisor:
                 self._guardian.remove(process)
                 slot.process = None
                 self._ended(slot, code, process.pid)
+        if self._adopts_orphans:
+            running = {slot.process.pid for slot in self._slots if slot.process is not None}
+            reap_orphans({self._guardian.pid, *running})
+
+    def _save_if_asked(self) -> None:
+        """Begin the save that SIGUSR1 asked for, and tell of those that have ended."""
+        checkpoints = self._checkpoints
+        if checkpoints is not None:
+            self._say_all(checkpoints.said())
+        if not self._save_asked or not self._workers_began or self._ending:
+            return
+        if checkpoints is None:
+            self._say("SIGUSR1 saves a checkpoint, but no --checkpoint was given")
+        elif checkpoints.is_busy:
+            return  # what it holds may be older than the signal
+        elif self._stop_signal is None and self._running("worker"):
+            checkpoints.save_now()
+        self._save_asked = False
 
     def _ended(self, slot: Slot, code: int, pid: int = 0, may_restart: bool = True) -> None:
         """Decide what follows from the end of a process, by itself or by our hand."""
@@ -294,7 +324,6 @@ class Supervisor:
             return
         if self._checkpoints is not None and self._running("worker"):
             self._checkpoints.turn(status)
-            self._say_all(self._checkpoints.said())
         retired = elastic.retired_boot_ids(status)
         servers = [slot for slot in self._slots if slot.role == "server"]
         scalings = int(status.get("servers_scaled", 0))
@@ -379,18 +408,29 @@ class Supervisor:
             pass
 
     def _save_last(self) -> None:
-        """Let a save under way end, and save how the job ended, unless it failed or was stopped."""
+        """Let a save under way end, and save how the job ended, unless it failed.
+
+        A job that SIGTERM stops is saved as it is, while its workers still run, if that takes no
+        longer than `STOP_SAVE_SECONDS`.
+        """
         checkpoints = self._checkpoints
-        if checkpoints is None or checkpoints.failed:
+        if checkpoints is None or checkpoints.failed or not self._workers_began:
             return  # a scheduler that is being restarted is waited for
-        is_saved = False
-        while self._stop_signal is None and (checkpoints.is_busy or not is_saved):
+        was_begun, until = False, math.inf
+        while checkpoints.is_busy or not was_begun:
+            if self._stop_signal not in (None, signal.SIGTERM) or self._kill_now:
+                break
+            if self._stop_signal is not None:
+                until = min(until, time.monotonic() + STOP_SAVE_SECONDS)
+            if time.monotonic() > until:
+                self._say(f"no checkpoint was written within {STOP_SAVE_SECONDS:g} s of SIGTERM")
+                break
             if not checkpoints.is_busy:
-                is_saved = True
-                if self._first_failure is None:
+                was_begun = True
+                if self._stop_signal is not None or self._first_failure is None:
                     checkpoints.save_last()
             self._turn()
-            self._say_all(checkpoints.said())
+        self._say_all(checkpoints.said())
 
     def _end(self, role: str, number: int, grace: float) -> None:
         deadline = time.monotonic() + grace

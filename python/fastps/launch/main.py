@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fastps import _core
@@ -23,12 +23,14 @@ from fastps.cli.options import (
     wrong_copies,
 )
 from fastps.config import DEFAULT_GROUP, Settings
-from fastps.errors import FastPSError
+from fastps.errors import ConfigError, FastPSError
 from fastps.launch.checkpoints import CheckpointPlan
+from fastps.launch.commands import program_command, python_command
 from fastps.launch.job_file import check_job_file
 from fastps.launch.launcher import run
 from fastps.launch.spec import JobSpec, WorkerGroup
 from fastps.output import check_output, write_json
+from fastps.standard_files import open_standard_files
 
 __all__ = ["main", "parse"]
 
@@ -71,6 +73,10 @@ exit code:
        or the end of the job could not be saved (--checkpoint)
   2    wrong usage
   130  Ctrl-C       143  SIGTERM       (all processes end within 5 s)
+
+With --checkpoint, SIGTERM saves first, for at most 20 s; a second signal does not wait for that.
+SIGUSR1 saves and goes on. A last save that fails makes an exit code of 0 a 1. A signal that was
+ignored when the launcher was started, as by nohup, stays ignored.
 """
 
 
@@ -82,6 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv : sequence of str, optional
         The arguments after the program's name; those of the process when not given.
     """
+    open_standard_files()
     spec = parse(list(sys.argv[1:] if argv is None else argv))
     result = run(spec)
     if spec.summary is not None:
@@ -110,12 +117,15 @@ def parse(arguments: list[str]) -> JobSpec:
     )
     if wrong:
         parser.error(wrong)
-    command = arguments[n_own:]
+    command = _without_dashes(arguments[n_own:])
     if not command:
         parser.error("no script is given, for example: fastps-launch --workers 2 train.py")
-    groups = [WorkerGroup(DEFAULT_GROUP, options.workers, _python_command(parser, command))]
-    for text in options.group:
-        groups.append(_group(parser, text))
+    as_command = program_command if options.no_python else python_command
+    try:
+        groups = [WorkerGroup(DEFAULT_GROUP, options.workers, as_command(command))]
+    except ConfigError as error:
+        parser.error(str(error))
+    groups += [_group(parser, text, as_command) for text in options.group]
     if options.checkpoint is None and (options.checkpoint_every or options.keep):
         parser.error("--checkpoint-every and --keep are of no use without --checkpoint URI")
     names = [group.name for group in groups]
@@ -154,7 +164,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastps-launch",
         usage="fastps-launch [options] train.py ARGS...\n"
-        "       fastps-launch [options] -m package.module ARGS...",
+        "       fastps-launch [options] -m package.module ARGS...\n"
+        "       fastps-launch [options] --no-python program ARGS...",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -239,6 +250,11 @@ def _parser() -> argparse.ArgumentParser:
         help="write a JSON file at the end: exit codes, each rank's steps and time of work on "
         "them, seen staleness of each table, late pushes",
     )
+    add(
+        "--no-python",
+        action="store_true",
+        help="run programs and executable scripts (train.sh), as they are, not Python's",
+    )
     add("--no-prefix", action="store_true", help="print lines without the name of their process")
     add(
         "--on",
@@ -263,7 +279,7 @@ def _n_own_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> i
     at = 0
     while at < len(arguments):
         argument = arguments[at]
-        if argument == "-m" or not argument.startswith("-"):
+        if argument in ("-m", "--") or not argument.startswith("-"):
             return at
         at += 2 if argument in with_value else 1
     return len(arguments)
@@ -295,27 +311,29 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Check
     return CheckpointPlan(uri, seconds, steps, options.keep or 3, not options.no_resume)
 
 
-def _python_command(parser: argparse.ArgumentParser, command: list[str]) -> tuple[str, ...]:
-    """Return what runs a script or ``-m module``, with its arguments."""
-    if command[0] == "-m":
-        if len(command) < 2:
-            parser.error("-m needs a module, for example: -m package.train")
-    elif not Path(command[0]).exists():
-        parser.error(f"the script {command[0]!r} does not exist; a module is run with -m")
-    return (sys.executable, *command)
+def _without_dashes(command: list[str]) -> list[str]:
+    """Return a command without the ``--`` that may stand before it."""
+    return command[1:] if command[:1] == ["--"] else command
 
 
-def _group(parser: argparse.ArgumentParser, text: str) -> WorkerGroup:
+def _group(
+    parser: argparse.ArgumentParser,
+    text: str,
+    as_command: Callable[[Sequence[str]], tuple[str, ...]],
+) -> WorkerGroup:
     wrong = f"--group {text!r} is not NAME=K:SCRIPT, for example eval=1:eval.py"
     head, _, script = text.partition(":")
     try:
         name, num_workers = named_number(head)
-        command = shlex.split(script)
+        command = _without_dashes(shlex.split(script))
     except (argparse.ArgumentTypeError, ValueError) as error:
         parser.error(f"{wrong}: {error}")
     if num_workers < 1 or not command:
         parser.error(wrong)
-    return WorkerGroup(name, num_workers, _python_command(parser, command))
+    try:
+        return WorkerGroup(name, num_workers, as_command(command))
+    except ConfigError as error:
+        parser.error(f"--group {text!r}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What child processes print, passed on line by line and never mixed within a line.
+"""What child processes print, passed on by one thread.
 
-`LinePrefixer` is pure. `Relay` is the I/O around it: one poll over all pipes, used by the thread
-that supervises, so that a reader of our output who stops reading never stops the supervision.
+`Relay` is the I/O around `LinePrefixer`: one poll over all pipes, used by the thread that
+supervises, so that a reader of our output who stops reading never stops the supervision.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import os
 import select
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-__all__ = ["LinePrefixer", "Relay"]
+from fastps.launch.lines import LinePrefixer
 
-# A line is kept until it ends, so that lines of several processes do not mix. One longer than this
-# is given out in pieces, each with the prefix.
-LINE_BYTES_MAX = 16 << 20
+__all__ = ["Relay"]
+
+# What does not end its line, a prompt or a progress bar, is passed on after so long.
+PATIENCE_SECONDS = 0.25
 READ_BYTES = 1 << 16
 # Writing so much after poll() said "writable" does not block, whatever the file is (PIPE_BUF).
 WRITE_BYTES = 4096
@@ -24,38 +26,20 @@ WRITE_BYTES = 4096
 QUEUE_BYTES_MAX = 1 << 20
 
 
-class LinePrefixer:
-    """Puts a prefix in front of each line. Bytes in, bytes out: nothing is decoded.
+@dataclass
+class _Screen:
+    """What lines appear on. The prefixer whose line is unfinished there, if any."""
 
-    Parameters
-    ----------
-    prefix : bytes
-        Empty: lines are passed on as they are, still whole.
-    """
+    open: LinePrefixer | None = None
 
-    def __init__(self, prefix: bytes) -> None:
-        self._prefix = prefix
-        self._line = bytearray()
 
-    def feed(self, data: bytes) -> bytes:
-        """Return the lines that `data` completes."""
-        end = data.rfind(b"\n") + 1
-        if end == 0:
-            self._line += data
-            return self.close() if len(self._line) > LINE_BYTES_MAX else b""
-        whole = bytes(self._line) + data[:end]
-        self._line[:] = data[end:]
-        if not self._prefix:
-            return whole
-        return self._prefix + whole[:-1].replace(b"\n", b"\n" + self._prefix) + b"\n"
+@dataclass
+class _Pipe:
+    """A child's output: where it goes, and since when something of it waits."""
 
-    def close(self) -> bytes:
-        """Return the line that has no end yet; with a prefix it is given one."""
-        line = bytes(self._line)
-        self._line.clear()
-        if not line or not self._prefix:
-            return line
-        return self._prefix + line + b"\n"
+    prefixer: LinePrefixer
+    sink: _Sink
+    since: float | None = None
 
 
 class _Sink:
@@ -65,6 +49,17 @@ class _Sink:
         self.fd = fd
         self.queue = bytearray()
         self.broken = False
+        # Whose line is unfinished; both outputs may be the same terminal or file.
+        self.screen = _Screen()
+
+    def add(self, data: bytes, source: LinePrefixer | None) -> None:
+        """Queue what a source prints, None: we ourselves; others' unfinished lines are ended."""
+        if self.broken or not data:
+            return
+        if self.screen.open is not None and self.screen.open is not source:
+            self.queue += self.screen.open.interrupt()
+        self.queue += data
+        self.screen.open = source if source is not None and source.is_open else None
 
     def write(self) -> None:
         try:
@@ -90,8 +85,10 @@ class Relay:
     def __init__(self, stdout: int = 1, stderr: int = 2) -> None:
         self.wake: int | None = None
         self._sinks = {stdout: _Sink(stdout), stderr: _Sink(stderr)}
+        if _is_same_file(stdout, stderr):
+            self._sinks[stderr].screen = self._sinks[stdout].screen
         self._stderr = stderr
-        self._pipes: dict[int, tuple[LinePrefixer, _Sink]] = {}
+        self._pipes: dict[int, _Pipe] = {}
         self._readers: dict[int, Callable[[bytes], None]] = {}
 
     @property
@@ -102,7 +99,7 @@ class Relay:
     def add(self, pipe: int, sink: int, prefix: str) -> None:
         """Pass on what comes from `pipe` to `sink`; the relay closes the pipe at its end."""
         os.set_blocking(pipe, False)
-        self._pipes[pipe] = (LinePrefixer(prefix.encode()), self._sinks[sink])
+        self._pipes[pipe] = _Pipe(LinePrefixer(prefix.encode()), self._sinks[sink])
 
     def add_reader(self, pipe: int, take: Callable[[bytes], None]) -> None:
         """Give what comes from `pipe` to `take`; the relay closes the pipe at its end."""
@@ -111,9 +108,7 @@ class Relay:
 
     def say(self, text: str) -> None:
         """Print a line of our own on stderr."""
-        sink = self._sinks[self._stderr]
-        if not sink.broken:
-            sink.queue += f"{text}\n".encode(errors="backslashreplace")
+        self._sinks[self._stderr].add(f"{text}\n".encode(errors="backslashreplace"), None)
 
     def pump(self, seconds: float) -> None:
         """Move what there is to move; wait at most so long for the first of it."""
@@ -122,8 +117,8 @@ class Relay:
             poll.register(fd, select.POLLIN)
         if self.wake is not None:
             poll.register(self.wake, select.POLLIN)
-        for fd, (_, sink) in self._pipes.items():
-            if len(sink.queue) < QUEUE_BYTES_MAX:
+        for fd, pipe in self._pipes.items():
+            if len(pipe.sink.queue) < QUEUE_BYTES_MAX:
                 poll.register(fd, select.POLLIN)
         for fd, sink in self._sinks.items():
             if sink.queue:
@@ -136,6 +131,11 @@ class Relay:
                     os.read(fd, READ_BYTES)
             else:
                 self._read(fd)
+        now = time.monotonic()
+        for pipe in self._pipes.values():
+            if pipe.since is not None and now - pipe.since > PATIENCE_SECONDS:
+                pipe.sink.add(pipe.prefixer.flush(), pipe.prefixer)
+                pipe.since = None
 
     def flush(self, seconds: float) -> bool:
         """Write out what is waiting, for so many seconds; return whether that was all."""
@@ -164,14 +164,25 @@ class Relay:
         elif fd in self._readers:
             self._readers[fd](data)
         else:
-            prefixer, sink = self._pipes[fd]
-            if not sink.broken:
-                sink.queue += prefixer.feed(data)
+            pipe = self._pipes[fd]
+            whole = pipe.prefixer.feed(data)
+            pipe.sink.add(whole, pipe.prefixer)
+            if not pipe.prefixer.is_waiting:
+                pipe.since = None
+            elif whole or pipe.since is None:
+                pipe.since = time.monotonic()
 
     def _end(self, fd: int) -> None:
         self._readers.pop(fd, None)
-        prefixer, sink = self._pipes.pop(fd, (None, None))
-        if prefixer is not None and sink is not None and not sink.broken:
-            sink.queue += prefixer.close()
+        pipe = self._pipes.pop(fd, None)
+        if pipe is not None:
+            pipe.sink.add(pipe.prefixer.close(), pipe.prefixer)
         with contextlib.suppress(OSError):
             os.close(fd)
+
+
+def _is_same_file(one: int, other: int) -> bool:
+    try:
+        return os.path.sameopenfile(one, other)
+    except OSError:
+        return False

@@ -37,6 +37,9 @@ class ChildProcess:
     pass_fds : sequence of int
         File descriptors that it inherits besides 0, 1 and 2. Its standard input is empty.
 
+    is_role : bool, default False
+        Whether it is one of ours, which SIGTERM ends even if we are to ignore it.
+
     Attributes
     ----------
     pid : int
@@ -55,10 +58,13 @@ class ChildProcess:
         command: Sequence[str],
         environment: Mapping[str, str],
         pass_fds: Sequence[int] = (),
+        is_role: bool = False,
     ) -> None:
         parent = os.getpid()
 
         def die_with_parent() -> None:
+            if is_role:  # we end it by this one, whoever told us to ignore it
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 # The parent died before the kernel knew of our wish.
@@ -136,6 +142,11 @@ class Guardian:
             bufsize=0,
             start_new_session=True,
         )
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._popen.pid
 
     def add(self, process: ChildProcess) -> None:
         """Guard a child's group."""

@@ -1,4 +1,7 @@
-"""Signals that stop a job, for the time of a with block."""
+"""Signals that stop a job, or save it, for the time of a with block.
+
+What was ignored when we were started stays ignored: so nohup and shells want it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,17 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
-def stop_signals(stop: Callable[[int], None], wake_up_by: Callable[[int], None]) -> Iterator[None]:
+def stop_signals(
+    stop: Callable[[int], None], save: Callable[[], None], wake_up_by: Callable[[int], None]
+) -> Iterator[None]:
     """Let signals stop a job; outside the main thread Python has no way to.
 
     Parameters
     ----------
     stop : callable (signal number) -> None
         Called by signal handlers.
+    save : callable () -> None
+        Called by the handler of SIGUSR1.
     wake_up_by : callable (pipe) -> None
         Told of a pipe that any signal, and the end of any child, writes to.
     """
@@ -31,7 +38,12 @@ def stop_signals(stop: Callable[[int], None], wake_up_by: Callable[[int], None])
     os.set_blocking(wake, False)
     os.set_blocking(wake_by_signal, False)
     wake_up_by(wake)
-    before = {number: signal.signal(number, lambda got, _: stop(got)) for number in STOP_SIGNALS}
+    before = {}
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda got, _: stop(got))
+    if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
+        before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda *_: save())
     # A child's end ends a wait as well.
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
     fd_before = signal.set_wakeup_fd(wake_by_signal, warn_on_full_buffer=False)

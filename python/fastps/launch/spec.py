@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fastps.launch.commands import FASTPS_COMMAND
 
 if TYPE_CHECKING:
     from fastps.launch.checkpoints import CheckpointPlan
@@ -82,7 +83,7 @@ class JobSpec:
     job_file: Path | None = None
     summary: Path | None = None
     prefix: bool = True
-    role_command: tuple[str, ...] = (sys.executable, "-m", "fastps")
+    role_command: tuple[str, ...] = FASTPS_COMMAND
 
 
 @dataclass(frozen=True)
