@@ -152,6 +152,8 @@ def test_an_end_that_cannot_be_saved_is_no_success(cluster: Any, tmp_path: Path)
     )
     assert job.wait() == 1, job.err
     assert "the end of the job was not saved" in job.err
+
+
 def write_script(folder: Path, body: str) -> None:
     (folder / "t.py").write_text(
         "import fastps, pathlib, time\n"

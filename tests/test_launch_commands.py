@@ -172,7 +172,7 @@ def test_a_launcher_that_is_given_orphans_reaps_them(tmp_path: Path) -> None:
     job = subprocess.Popen(
         [*LAUNCH, "t.py"],
         cwd=tmp_path,
-        preexec_fn=lambda: libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
+        preexec_fn=lambda: libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),  # noqa: PLW1509
     )
     try:
         until((tmp_path / "runs").exists)

@@ -50,8 +50,8 @@ def run(spec: JobSpec) -> JobResult:
     """Run a job and wait for its end.
 
     What the processes print goes to file descriptors 1 and 2. SIGINT, SIGTERM and SIGHUP stop the
-    job when this runs in the main thread, and SIGUSR1 saves it. Whatever happens, even to this process, no process of the
-    job outlives it.
+    job when this runs in the main thread, and SIGUSR1 saves it. Whatever happens, even to this
+    process, no process of the job outlives it.
 
     Parameters
     ----------
