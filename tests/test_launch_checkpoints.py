@@ -14,8 +14,11 @@ import pytest
 
 import bsp_model
 import fastps
+from fastps import errors
 from fastps.config import DEFAULT_GROUP
+from fastps.launch import folder_lock
 from fastps.launch import main as launch_main
+from fastps.launch.folder_lock import FolderLock
 from jobs import Worker, until
 
 pytestmark = pytest.mark.processes
@@ -206,3 +209,40 @@ def test_sigusr1_without_a_folder_says_so(tmp_path: Path) -> None:
     finally:
         if job.poll() is None:
             job.kill()
+
+
+@pytest.mark.parametrize("kind", ["folder", "store"])
+def test_a_folder_has_one_job_at_a_time(tmp_path: Path, kind: str, monkeypatch: Any) -> None:
+    uri = str(tmp_path / "ck") if kind == "folder" else f"memory://{tmp_path.name}/{kind}"
+    lock = FolderLock(uri)
+    with pytest.raises(errors.CheckpointError, match=f"process {os.getpid()} on host"):
+        FolderLock(uri)
+    lock.close()
+    lock = FolderLock(uri)
+    if kind == "store":  # as when its process was killed
+        monkeypatch.setattr(folder_lock, "DEAD_SECONDS", 0.0)
+        FolderLock(uri).close()
+    lock.close()
+    assert not (tmp_path / "ck").exists()
+
+
+def test_the_same_job_twice_is_refused_and_a_dead_one_is_not_waited_for(tmp_path: Path) -> None:
+    write_script(
+        tmp_path,
+        "pathlib.Path('runs').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)\n",
+    )
+    job = start(tmp_path)
+    try:
+        until((tmp_path / "runs").exists)
+        second = start(tmp_path)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert f"process {job.pid} on host" in said
+        assert "another folder" in said
+    finally:
+        job.kill()
+        job.communicate()
+    (tmp_path / "go").touch()
+    third = start(tmp_path)
+    _, said = third.communicate(timeout=60)
+    assert third.returncode == 0, said

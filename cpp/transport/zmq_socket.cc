@@ -16,6 +16,8 @@ constexpr size_t kZeroCopyBytesMin = 1024;
 // meets it: together with kFrameBytesMax it bounds what one can make a server hold.
 constexpr int kHighWaterMessages = 64;
 static_assert(kHighWaterMessages >= 2 * static_cast<int>(limits::kMessagesInFlightPerLaneMax));
+// ZMQ_IPV6, only for addresses that are written in it: names mean IPv4 as ever.
+constexpr int kZmqIpv6 = 42;
 constexpr int kTcpHeartbeatMs = 2000;
 constexpr int kTcpHeartbeatTimeoutMs = 10000;
 constexpr int kReconnectMs = 20;
@@ -60,6 +62,7 @@ void ZmqSocket::SetOption(int option, int value) {
 
 Status ZmqSocket::Bind(const std::string& endpoint) {
   const ZmqApi& api = runtime_.api();
+  if (endpoint.find('[') != std::string::npos) SetOption(kZmqIpv6, 1);
   if (api.bind(socket_, endpoint.c_str()) == 0) return {};
   return Status(Code::kUnavailable,
                 "cannot listen on " + endpoint + ": " + api.strerror(api.last_errno()));
@@ -67,6 +70,7 @@ Status ZmqSocket::Bind(const std::string& endpoint) {
 
 Status ZmqSocket::Connect(const std::string& endpoint) {
   const ZmqApi& api = runtime_.api();
+  if (endpoint.find('[') != std::string::npos) SetOption(kZmqIpv6, 1);
   if (api.connect(socket_, endpoint.c_str()) == 0) return {};
   return Status(Code::kUnavailable,
                 "cannot connect to " + endpoint + ": " + api.strerror(api.last_errno()));

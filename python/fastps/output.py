@@ -137,7 +137,10 @@ def check_output(option: str, path: str | Path | None, inputs: Sequence[str | Pa
             return
         resolved = target.resolve()
         if not resolved.parent.is_dir():
-            raise ConfigError(f"{option} {path}: make the directory {resolved.parent} first")
+            raise ConfigError(
+                f"{option} {path}: its folder does not exist; make the directory "
+                f"{resolved.parent} first"
+            )
         os.close(os.open(_beside(resolved), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         _beside(resolved).unlink()
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links

@@ -107,6 +107,20 @@ class Store:
         with self._explained("write", name):
             self._files.write(name, data)
 
+    def write_new_file(self, name: str, data: bytes) -> bool:
+        """Write a file; return False, and leave what is there, when there is one of that name."""
+        with self._explained("write", name):
+            try:
+                self._files.write_new(name, data)
+            except FileExistsError:
+                return False
+        return True
+
+    def remove_file(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with self._explained("remove", name):
+            self._files.remove(name)
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Write the manifest of a checkpoint, all of whose files are there.
 

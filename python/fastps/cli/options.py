@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from fastps.arguments import checked_address
 from fastps.errors import ConfigError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "lease",
     "named_number",
     "scheduler_address",
+    "seconds",
     "whole_number",
     "wrong_copies",
 ]
@@ -112,10 +114,25 @@ def scheduler_address(arguments: argparse.Namespace) -> str:
     """
     from fastps.launch.job_file import read_job_file
 
-    address = arguments.scheduler or read_job_file(arguments.job).get("scheduler")
-    if not isinstance(address, str):
+    if arguments.scheduler is not None:
+        return checked_address("--scheduler", arguments.scheduler)
+    address = read_job_file(arguments.job).get("scheduler")
+    if address is None:
         raise ConfigError(f"the job of {str(arguments.job)!r} has no scheduler yet; ask again")
-    return address
+    return checked_address(f"the scheduler of {str(arguments.job)!r}", address)
+
+
+def seconds(text: str) -> float:
+    """Return a time to wait, more than nothing, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds above 0 (inf is legal)"
+        )
+    return number
 
 
 def named_number(text: str) -> tuple[str, int]:

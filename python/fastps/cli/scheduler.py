@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastps.cli import role
+from fastps.cli.advertise import add_advertise, checked_bind, published
 from fastps.cli.options import (
     LEASE_HELP,
     SERVERS_MAX,
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="ADDR",
         help="where to listen; port * or 0 is a free one (default: %(default)s)",
     )
+    add_advertise(parser)
     parser.add_argument(
         "--servers",
         type=whole_number(0, SERVERS_MAX),
@@ -96,6 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     from fastps.scheduler.journal import Journal
     from fastps.scheduler.service import SchedulerService
 
+    address = checked_bind("--address", arguments.address)
     settings = role.read_settings()
     groups = {DEFAULT_GROUP: arguments.workers} if arguments.workers else {}
     for name, number in arguments.group:
@@ -118,9 +121,10 @@ def run(arguments: argparse.Namespace) -> int:
     journal = None if arguments.journal is None else Journal(arguments.journal)
     state = _state(shape, journal)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    service = SchedulerService(arguments.address, state, context, journal)
+    service = SchedulerService(address, state, context, journal)
     role.on_stop_signals(service.stop)
-    role.report_ready(arguments.ready_fd, "scheduler", service.address)
+    (known_as,) = published([service.address], arguments.advertise)
+    role.report_ready(arguments.ready_fd, "scheduler", known_as)
     service.run()
     context.term()
     if journal is not None:

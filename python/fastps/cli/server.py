@@ -7,7 +7,9 @@ import contextlib
 import os
 import threading
 
+from fastps.arguments import checked_address
 from fastps.cli import role
+from fastps.cli.advertise import add_advertise, checked_bind, published
 from fastps.cli.options import DATA_THREADS_MAX, whole_number
 from fastps.errors import FastPSError, WireError
 
@@ -32,9 +34,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--bind",
         default="tcp://127.0.0.1:*",
         metavar="ADDR",
-        help="where to listen; the workers' machines must be able to connect to it (default: "
-        "%(default)s)",
+        help="where to listen; port * is a free one (default: %(default)s)",
     )
+    add_advertise(parser)
     parser.add_argument(
         "--data-threads",
         type=whole_number(1, DATA_THREADS_MAX),
@@ -71,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     from fastps.control import SocketControl, new_boot_id
     from fastps.scheduler.messages import ProcessExited, RegisterServer
 
+    scheduler = checked_address("--scheduler", arguments.scheduler)
+    bind = checked_bind("--bind", arguments.bind)
     settings = role.read_settings()
     if settings.kernels is not None:
         _core.force_kernels(settings.kernels)
@@ -78,18 +82,18 @@ def run(arguments: argparse.Namespace) -> int:
     stop = threading.Event()
     role.on_stop_signals(stop.set)
     boot_id = arguments.boot_id or new_boot_id()
-    server = _core.Server(boot_id, arguments.bind, arguments.data_threads)
-    control = SocketControl(arguments.scheduler)
-    register = RegisterServer(
-        boot_id.hex(), tuple(server.endpoints), os.getpid(), tuple(server.chain_endpoints)
-    )
+    server = _core.Server(boot_id, bind, arguments.data_threads)
+    control = SocketControl(scheduler)
+    endpoints = published(server.endpoints, arguments.advertise, scheduler)
+    chain_endpoints = published(server.chain_endpoints, arguments.advertise, scheduler)
+    register = RegisterServer(boot_id.hex(), endpoints, os.getpid(), chain_endpoints)
     registered, blob = control.call(register, settings.timeout)
     if blob is None:
-        raise WireError(f"the scheduler at {arguments.scheduler} registered us without a map")
-    server.start(registered.server_id, blob, arguments.scheduler, registered.rounds)
-    agent = Agent(SocketControl(arguments.scheduler), server, registered.server_id, boot_id)
+        raise WireError(f"the scheduler at {scheduler} registered us without a map")
+    server.start(registered.server_id, blob, scheduler, registered.rounds)
+    agent = Agent(SocketControl(scheduler), server, registered.server_id, boot_id)
     agent.start()
-    role.report_ready(arguments.ready_fd, "server", server.endpoints[0])
+    role.report_ready(arguments.ready_fd, "server", endpoints[0])
     stop.wait()
     # Without this word clients would wait until the silence is long enough.
     with contextlib.suppress(FastPSError):

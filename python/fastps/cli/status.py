@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from fastps.cli.options import add_job, scheduler_address
+from fastps.cli.options import add_job, scheduler_address, seconds
 from fastps.errors import FastPSTimeoutError
 
 __all__ = ["add_parser", "render", "section"]
@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--watch", action="store_true", help="show it again every second, until Ctrl-C"
     )
     parser.add_argument(
-        "--timeout", type=float, default=5.0, metavar="S", help="seconds to wait (default: 5)"
+        "--timeout", type=seconds, default=5.0, metavar="S", help="seconds to wait (default: 5)"
     )
     parser.set_defaults(run=run)
 

@@ -157,14 +157,14 @@ def _add_cluster_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--servers",
-        type=whole_number(0, SERVERS_MAX),
+        type=whole_number(1, SERVERS_MAX),
         default=0,
         metavar="S",
         help="server processes to start",
     )
     group.add_argument(
         "--workers",
-        type=whole_number(0, WORKERS_MAX),
+        type=whole_number(1, WORKERS_MAX),
         default=0,
         metavar="W",
         help="worker processes to start",

@@ -151,6 +151,7 @@ class _Connection:
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAP_BYTES_MAX)
         self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+        self.socket.setsockopt(zmq.IPV6, "[" in address)  # names mean IPv4 as ever
         self._breaks = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._poller = zmq.Poller()
         self._poller.register(self.socket, zmq.POLLIN)

@@ -11,13 +11,16 @@ import json
 import math
 import os
 import signal
+import sys
 import time
 from typing import Any
 
 from fastps.config import child_environment
 from fastps.control import new_boot_id
+from fastps.errors import FastPSError
 from fastps.launch import elastic
 from fastps.launch.checkpoints import Checkpoints
+from fastps.launch.folder_lock import FolderLock
 from fastps.launch.job_file import JobFile, ProcessEntry
 from fastps.launch.notifier import Notifier
 from fastps.launch.orphans import adopts_orphans, reap_orphans
@@ -63,6 +66,17 @@ def run(spec: JobSpec) -> JobResult:
     JobResult
         What became of it.
     """
+    with contextlib.ExitStack() as stack:
+        if spec.checkpoints is not None:
+            try:
+                stack.callback(FolderLock(spec.checkpoints.uri).close)
+            except FastPSError as error:
+                print(f"fastps-launch: {error}", file=sys.stderr, flush=True)
+                return JobResult(1, 0.0)
+        return _run(spec)
+
+
+def _run(spec: JobSpec) -> JobResult:
     supervisor = Supervisor(spec)
     with stop_signals(supervisor.stop, supervisor.save, supervisor.wake_up_by):
         return supervisor.run()

@@ -101,6 +101,7 @@ class SchedulerService:
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
         self._socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
         self._socket.setsockopt(zmq.RCVHWM, RECEIVED_MESSAGES)
+        self._socket.setsockopt(zmq.IPV6, "[" in address)  # names mean IPv4 as ever
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
