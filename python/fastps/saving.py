@@ -15,7 +15,7 @@ from fastps.checkpoint.manifest import LATEST, SavedTable
 from fastps.checkpoint.reading import Lineage
 from fastps.checkpoint.storage import Store
 from fastps.embedded import EmbeddedCluster
-from fastps.errors import CheckpointError, TableMismatchError, TableNotFoundError
+from fastps.errors import CheckpointError, ConfigError, TableMismatchError, TableNotFoundError
 from fastps.life import Life
 from fastps.lives import Lives
 from fastps.scheduler import messages as m
@@ -54,6 +54,7 @@ class Saving(abc.ABC):
         tag: str | None = None,
         incremental: bool = False,
         *,
+        replace: bool = False,
         timeout: float | None = None,
     ) -> str:
         """Write a checkpoint of the whole job: all tables with optimizer state, clocks, chunks.
@@ -71,6 +72,9 @@ class Saving(abc.ABC):
             A name: letters, digits, ``._-``. None: the checkpoint's number, with eight digits.
         incremental : bool, default False
             Write only what changed since the newest checkpoint there.
+        replace : bool, default False
+            Let it take the place of a checkpoint of that name, once all of it is there; until then
+            the former one stays. One that increments build on is not replaced.
         timeout : float, optional
             Seconds. None: as long as something moves; a save in which nothing does fails after a
             minute.
@@ -103,6 +107,7 @@ class Saving(abc.ABC):
         array([1.], dtype=float32)
         """
         uri, tag = checked_path("uri", uri), _checked_tag(tag)
+        replace = _checked_replace(replace, tag)
         life, timeout = self._lives.open(timeout)
         began = time.monotonic()
         with life:
@@ -110,7 +115,11 @@ class Saving(abc.ABC):
             if timeout is not None:
                 timeout = max(0.0, timeout - (time.monotonic() - began))
             control = self._lives.control
-            return driver.save(control, life.who, uri, tag, incremental, timeout, is_shown=True)
+            return driver.save(
+                *(control, life.who, uri, tag, incremental, timeout),
+                replace=replace,
+                is_shown=True,
+            )
 
     def save_async(
         self,
@@ -118,13 +127,14 @@ class Saving(abc.ABC):
         tag: str | None = None,
         incremental: bool = False,
         *,
+        replace: bool = False,
         timeout: float | None = None,
     ) -> concurrent.futures.Future[str]:
         """Fix what a checkpoint holds, and write it while this worker goes on.
 
         Parameters
         ----------
-        uri, tag, incremental
+        uri, tag, incremental, replace
             As for `save`.
         timeout : float, optional
             Seconds until the cut must be fixed.
@@ -140,11 +150,14 @@ class Saving(abc.ABC):
             As for `save`; what goes wrong later is raised by the future.
         """
         uri, tag = checked_path("uri", uri), _checked_tag(tag)
+        replace = _checked_replace(replace, tag)
         life, timeout = self._lives.open(timeout)
         with life:
             self._get_ready_to_save(life, timeout)
             control = self._lives.control
-            pending = driver.begin_save(control, life.who, uri, tag, incremental, timeout)
+            pending = driver.begin_save(
+                control, life.who, uri, tag, incremental, timeout, replace=replace
+            )
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
         future.set_running_or_notify_cancel()
 
@@ -282,3 +295,10 @@ class Saving(abc.ABC):
 
 def _checked_tag(tag: str | None) -> str | None:
     return None if tag is None else checked_text("tag", tag)
+
+
+def _checked_replace(replace: bool, tag: str | None) -> bool:
+    if not isinstance(replace, bool) or (replace and tag is None):
+        needed = "needed is True or False" if tag is not None else "a tag says which: tag='best'"
+        raise ConfigError(f"replace is {replace!r:.100}; {needed}")
+    return replace

@@ -67,6 +67,7 @@ class PendingSave:
     store: Store
     manifest: Manifest  # without what the servers wrote
     keep: int | None
+    replace: bool = False
 
     @property
     def tag(self) -> str:
@@ -103,7 +104,11 @@ class PendingSave:
             raise
         # From here on an error does not say whether the manifest is there, so no file is removed:
         # `retain` knows what is of no use.
-        store.write_manifest(manifest)
+        if self.replace:
+            retention.check_replaceable(store, manifest.tag)  # others may have saved meanwhile
+            store.replace_manifest(manifest)
+        else:
+            store.write_manifest(manifest)
         if manifest.parent is not None:
             try:
                 Lineage.open(store, manifest.tag)
@@ -130,6 +135,7 @@ def save(
     timeout: float | None = None,
     keep: int | None = None,
     *,
+    replace: bool = False,
     is_shown: bool = False,
 ) -> str:
     """Write a checkpoint and return its tag.
@@ -141,7 +147,7 @@ def save(
 
     def save_once(left: float | None) -> str:
         began = time.monotonic()
-        pending = _begin_save(control, who(), uri, tag, incremental, left, keep)
+        pending = _begin_save(control, who(), uri, tag, incremental, left, keep, replace)
         if left is not None:
             left = max(0.0, left - (time.monotonic() - began))
         return pending.finish(left, is_shown=is_shown)
@@ -180,6 +186,8 @@ def begin_save(
     incremental: bool = False,
     timeout: float | None = None,
     keep: int | None = None,
+    *,
+    replace: bool = False,
 ) -> PendingSave:
     """Fix the cut of a new checkpoint. Saves that others asked for before come first.
 
@@ -199,6 +207,8 @@ def begin_save(
         Seconds until the cut must be fixed.
     keep : int, optional
         After the save, remove all but so many checkpoints and what they need.
+    replace : bool
+        Let it take the place of a checkpoint of that tag when it is finished.
 
     Raises
     ------
@@ -206,7 +216,8 @@ def begin_save(
         The tag exists, or a server cannot cut.
     """
     return _some_times(
-        lambda left: _begin_save(control, who(), uri, tag, incremental, left, keep), timeout
+        lambda left: _begin_save(control, who(), uri, tag, incremental, left, keep, replace),
+        timeout,
     )
 
 
@@ -218,10 +229,12 @@ def _begin_save(
     incremental: bool,
     timeout: float | None,
     keep: int | None,
+    replace: bool,
 ) -> PendingSave:
     store = Store(uri)
-    parent = _parent(store) if incremental else None  # its number is taken when ours is chosen
-    number, tag = retention.new_place(store, tag)
+    # The parent's number is taken when ours is chosen. What goes cannot be built on.
+    parent = _parent(store, tag if replace else None) if incremental else None
+    number, tag = retention.new_place(store, tag, replace)
     cut_id, attempt = secrets.token_hex(16), secrets.token_hex(8)
     session, clock = worker
     parent_id = "" if parent is None else parent.cut_id
@@ -245,7 +258,7 @@ def _begin_save(
         tables=(),
         groups=(),
     )
-    return PendingSave(control, store, manifest, keep)
+    return PendingSave(control, store, manifest, keep, replace)
 
 
 @dataclass(frozen=True)
@@ -315,11 +328,14 @@ def restore(
     return Restored(lineage.newest, restored.epoch)
 
 
-def _parent(store: Store) -> Parent | None:
+def _parent(store: Store, replaced: str | None) -> Parent | None:
     """Return the checkpoint that an increment builds on; None: there is none, or none to use."""
     try:
         parent = newest(store)
-        if parent is None or len(Lineage.open(store, parent.tag).manifests) > INCREMENTS_MAX:
+        if parent is None:
+            return None
+        chain = Lineage.open(store, parent.tag).manifests
+        if len(chain) > INCREMENTS_MAX or any(each.tag == replaced for each in chain):
             return None
     except CheckpointError as error:
         logger.warning("fastps: a whole checkpoint is written, not an increment: %s", error)

@@ -38,19 +38,33 @@ def next_number(store: Store) -> int:
     return max(numbers) + 1
 
 
-def new_place(store: Store, tag: str | None) -> tuple[int, str]:
+def new_place(store: Store, tag: str | None, replace: bool = False) -> tuple[int, str]:
     """Return the number of a new checkpoint, and its name: `tag`, or by its number.
 
     Raises
     ------
     CheckpointError
-        There is a checkpoint of that name.
+        There is a checkpoint of that name; or it is to be replaced, and others build on it.
     """
     number = next_number(store)
     if tag is None:
         return number, tag_of(number)  # nobody has it: the number is higher than such names
-    store.check_free(check_tag(tag))
+    if replace:
+        check_replaceable(store, check_tag(tag))
+    else:
+        store.check_free(check_tag(tag))
     return number, tag
+
+
+def check_replaceable(store: Store, tag: str) -> None:
+    """Raise `CheckpointError` when there are checkpoints that build on that one."""
+    for other in store.list_tags():
+        parent = store.read_manifest(other).parent
+        if parent is not None and parent.tag == tag:
+            raise CheckpointError(
+                f"checkpoint {tag!r} in {store.uri} cannot be replaced: {other!r} builds on it; "
+                f"save under another tag, or make that one whole (fastps compact) and remove it"
+            )
 
 
 def retain(store: Store, keep: int) -> list[str]:

@@ -144,6 +144,15 @@ class Store:
         with self._explained("read", name):
             return self._files.read(name)
 
+    def replace_manifest(self, manifest: Manifest) -> None:
+        """Write a manifest, all of whose files are there, in the place of a former one at once."""
+        former = self.read_manifest(manifest.tag) if manifest.tag in self.list_tags() else None
+        name = f"{manifest.tag}/{MANIFEST}"
+        with self._explained("write", name):
+            self._files.write(name, encode(manifest))
+        if former is not None and former.attempt != manifest.attempt:
+            self.remove_attempt(former.tag, former.attempt)
+
     def read_manifest(self, tag: str) -> Manifest:
         """Return the manifest of the checkpoint of that name.
 
