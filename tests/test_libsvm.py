@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
+import lzma
 import random
 
 import numpy as np
@@ -186,6 +188,10 @@ def write(tmp_path):
         data = text.encode() if isinstance(text, str) else text
         if path.suffix == ".gz":
             data = gzip.compress(data)
+        elif path.suffix == ".bz2":
+            data = bz2.compress(data)
+        elif path.suffix == ".xz":
+            data = lzma.compress(data)
         elif path.suffix == ".zst":
             half = len(data) // 2  # two frames, as parallel compressors write
             data = b"".join(zstandard.compress(part) for part in (data[:half], data[half:]))
@@ -267,7 +273,7 @@ def test_a_bad_line_is_told_with_file_and_line(write, name):
     assert [(rows.n_bad, rows.first_bad) for rows in kept if rows.n_bad] == [(1, message)]
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", [".gz", ".zst", ".bz2", ".xz"])
 def test_damaged_compressed_files(write, tmp_path, suffix):
     whole = write(f"a{suffix}", TEXT).read_bytes()
     for name, data in (("short", whole[: len(whole) // 2]), ("plain", TEXT.encode())):
@@ -280,3 +286,60 @@ def test_damaged_compressed_files(write, tmp_path, suffix):
 def test_a_file_that_cannot_be_read(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         Chunk(str(tmp_path), 0, 10).read()
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "bz2", "xz"])
+@pytest.mark.parametrize("named", [True, False])
+def test_compressed_files_by_name_or_content(write, tmp_path, kind, named):
+    whole = write(f"a.{kind}", TEXT).read_bytes()
+    path = tmp_path / (f"b.{kind}" if named else "part-00000")
+    path.write_bytes(whole)
+    assert len(read_all(split_chunks([path]))) == 1000
+
+
+def test_byte_order_marks(tmp_path):
+    path = tmp_path / "marked"
+    path.write_bytes(b"\xef\xbb\xbf" + TEXT.encode())
+    chunks = split_chunks([path])
+    assert len(read_all(chunks)) == 1000
+    path.write_bytes(b"\xef\xbb\xbf1 2:3\n1 2:x\n")
+    with pytest.raises(DataError, match="marked:2: "):
+        read_all(split_chunks([path]))
+    for encoding in ("utf-16", "utf-16-be", "utf-16-le"):
+        mark = b"\xfe\xff" if encoding == "utf-16-be" else b"\xff\xfe"
+        path.write_bytes(mark + TEXT.encode(encoding).removeprefix(mark))
+        with pytest.raises(DataError, match="UTF-16"):
+            read_all(split_chunks([path]))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-400", 0.0),
+        ("-1e-400", -0.0),
+        ("1e-99999999999999999999", 0.0),
+        ("0." + "0" * 400 + "1", 0.0),
+        ("12345" + "e-400", 0.0),
+        ("1" + "0" * 400 + "e-800", 0.0),
+        ("1" + "0" * 400 + "e-401", np.float32(0.1)),
+        ("1e-45", np.float32(1e-45)),
+        ("0e-400", 0.0),
+        ("0e400", 0.0),
+    ],
+)
+def test_small_numbers_are_those_of_strtod(text, value):
+    parsed = parse(f"1 3:{text}\n")
+    assert parsed[5] is None
+    assert parsed[3].tobytes() == np.float32(value).tobytes()
+
+
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "1" + "0" * 400, "0.1e401", "1e39", "1e+500"])
+def test_large_numbers_do_not_fit(text):
+    assert "does not fit" in parse(f"1 3:{text}\n")[5][1]
+
+
+def test_lines_that_all_or_never_begin_with_labels():
+    assert parse("7 5:1\n3:1 4:2\n", has_labels=True)[5][0] == 2
+    assert parse("3:1 4:2\n7 5:1\n", has_labels=False)[5][0] == 2
+    assert np.isnan(parse("3:1 4:2\n\n5:1\n", has_labels=False)[0]).all()
+    assert parse("-7.5 5:1\n", has_labels=True)[0].tolist() == [-7.5]

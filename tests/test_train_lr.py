@@ -5,11 +5,14 @@ The figures to reach are those of LIBLINEAR (see examples/data/a1a/SOURCE.txt).
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -346,3 +349,68 @@ def test_the_example_scripts(launch, script):
     assert done.returncode == 0, done.stderr
     accuracy = float(done.stdout.split("test accuracy ")[1].split()[0])
     assert accuracy > 0.83
+
+
+# What comes through a pipe, and what is not told apart by guessing.
+
+
+def fed(path: Path, content: bytes) -> Path:
+    """Make a pipe that gives this once."""
+    os.mkfifo(path)
+    threading.Thread(target=lambda: path.write_bytes(content), daemon=True).start()
+    return path
+
+
+def test_pipes_are_read_as_files_are(train, tmp_path, write, capfd):
+    model = tmp_path / "m.npz"
+    train("--epochs", 1, "--model", model)
+    capfd.readouterr()
+    text = "1 3:1 7:1\n-1 9:1\n"
+    assert main(["predict", str(model), write(text, "l")]) == 0
+    expected = capfd.readouterr().out
+    for name, content in (("a", text.encode()), ("b", gzip.compress(text.encode()))):
+        pipe = fed(tmp_path / f"pipe-{name}", content)
+        assert main(["predict", str(model), str(pipe)]) == 0
+        assert capfd.readouterr().out == expected
+    piped_model = fed(tmp_path / "model", model.read_bytes())
+    assert main(["predict", str(piped_model), write(text, "l")]) == 0
+    assert capfd.readouterr().out == expected
+    for name in ("-", "/dev/stdin"):
+        command = [sys.executable, "-m", "fastps", "predict", str(model), name]
+        done = subprocess.run(command, input=text.encode(), capture_output=True, check=True)
+        assert done.stdout.decode() == expected
+
+
+def test_training_from_a_pipe(tmp_path, capfd):
+    content = Path(TRAIN).read_bytes()
+    one, two = tmp_path / "1.npz", tmp_path / "2.npz"
+    base = ["train", "lr", "--epochs", "1"]
+    assert main([*base, TRAIN, "--model", str(one)]) == 0
+    pipe = fed(tmp_path / "pipe", content)
+    before = set(Path(tempfile.gettempdir()).glob("fastps-data-*"))
+    assert main([*base, str(pipe), "--model", str(two)]) == 0
+    assert set(Path(tempfile.gettempdir()).glob("fastps-data-*")) <= before
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_label_with_a_weight_is_no_feature(train, tmp_path, write, capfd):
+    model = tmp_path / "m.npz"
+    train("--epochs", 1, "--model", model)
+    capfd.readouterr()
+    for text, place in (("1:2.5 3:1\n", ":1: "), ("1 3:1\n1:2.5 3:1\n", ":2: ")):
+        path = write(text, "w")
+        assert main(["predict", str(model), path]) == 1
+        captured = capfd.readouterr()
+        assert f"{path}{place}the label is missing" in captured.err
+        assert captured.out == ""
+    assert main(["predict", "--no-labels", str(model), write("1:2.5 3:1\n", "w")]) == 0
+
+
+def test_a_file_that_is_no_model_is_said_to_be_none(tmp_path, write, capfd):
+    for n, content in enumerate((b"junk", b"", b"PK\x03\x04junk", b"\x80\x04]q\x00.")):
+        path = tmp_path / f"{n}.npz"
+        path.write_bytes(content)
+        assert main(["predict", str(path), write("1 3:1\n", "l")]) == 1
+        said = capfd.readouterr().err
+        assert "is not a model file" in said
+        assert "pickle" not in said

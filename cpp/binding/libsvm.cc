@@ -3,9 +3,11 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,16 +52,18 @@ std::span<const T> Span(const Array<T>& array, const char* name, size_t n) {
 }
 
 py::tuple ParseLibsvmBytes(const py::buffer& data, int64_t first_line, bool skip_bad_lines,
-                           bool require_labels) {
+                           bool require_labels, std::optional<bool> has_labels) {
   const py::buffer_info info = data.request();
   if (info.ndim != 1 || info.itemsize != 1 || info.strides[0] != 1) {
     throw py::value_error("data must be contiguous bytes");
   }
   const std::string_view bytes(static_cast<const char*>(info.ptr), static_cast<size_t>(info.size));
+  LabelRule labels = require_labels ? LabelRule::kBinary : LabelRule::kOptional;
+  if (has_labels.has_value()) labels = *has_labels ? LabelRule::kAny : LabelRule::kNone;
   const LibsvmOptions options{
       .first_line = first_line,
       .skip_bad_lines = skip_bad_lines,
-      .labels = require_labels ? LabelRule::kBinary : LabelRule::kOptional,
+      .labels = labels,
   };
   LibsvmRows rows;
   {
@@ -137,6 +141,7 @@ py::array_t<float> Product(std::span<const float> in, size_t n_out, Loop loop) {
 void BindLibsvm(pybind11::module_& m) {
   m.def("parse_libsvm", &ParseLibsvmBytes, py::arg("data"), py::arg("first_line") = 1,
         py::arg("skip_bad_lines") = false, py::arg("require_labels") = true,
+        py::arg("has_labels") = py::none(),
         "Parse libsvm text: (labels, indptr, ids, values, n_bad, first_bad).");
   m.def("unique_inverse", &UniqueInverseArrays, py::arg("keys").noconvert(),
         "Distinct keys in order of first occurrence, and for each key its position in them.");

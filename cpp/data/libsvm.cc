@@ -43,6 +43,30 @@ std::string Quoted(const char* p, const char* end) {
 
 enum class Number { kOk, kNotANumber, kNotFinite, kTooLarge };
 
+// Whether the decimal number [p, end), which is not 0, is below 1: from the place of its first
+// digit that is not 0, and its exponent, which may have any number of digits itself.
+bool IsBelowOne(const char* p, const char* end) {
+  constexpr int64_t kPlacesMax = int64_t{1} << 60;
+  int64_t place = 0;  // of the first such digit: 1 for units, 0 for tenths
+  bool is_found = false, is_past_point = false;
+  for (; p != end && *p != 'e' && *p != 'E'; ++p) {
+    if (*p == '.') {
+      is_past_point = true;
+    } else if (*p >= '0' && *p <= '9') {
+      is_found = is_found || *p != '0';
+      if (is_found && !is_past_point) ++place;
+      if (!is_found && is_past_point) --place;
+    }
+  }
+  if (p == end) return place <= 0;
+  ++p;
+  const bool is_negative = p != end && *p == '-';
+  if (p != end && (*p == '-' || *p == '+')) ++p;
+  int64_t exponent = 0;
+  for (; p != end; ++p) exponent = std::min(kPlacesMax, exponent * 10 + (*p - '0'));
+  return place + (is_negative ? -exponent : exponent) <= 0;
+}
+
 // Reads the float that fills the token at `*p` and moves `*p` behind it.
 Number ReadFloat(const char** p, const char* end, float* out) {
   const char* start = *p;
@@ -59,11 +83,17 @@ Number ReadFloat(const char** p, const char* end, float* out) {
   }
   std::from_chars_result result = std::from_chars(start, end, *out);
   if (result.ec == std::errc::result_out_of_range) {
-    // Too large is an error, too small is a zero (or the nearest subnormal).
+    // Too large is an error, too small is a zero (or the nearest subnormal), as strtod has it.
     double wide = 0;
-    result = std::from_chars(start, end, wide);
-    if (result.ec != std::errc() || std::abs(wide) >= 1) return Number::kTooLarge;
+    const std::from_chars_result as_double = std::from_chars(start, end, wide);
+    if (as_double.ec == std::errc::result_out_of_range) {
+      if (!IsBelowOne(start, result.ptr)) return Number::kTooLarge;
+      wide = *start == '-' ? -0.0 : 0.0;
+    } else if (std::abs(wide) >= 1) {
+      return Number::kTooLarge;
+    }
     *out = static_cast<float>(wide);
+    result.ec = {};
   }
   if (result.ec != std::errc() || !IsTokenEnd(result.ptr, end)) return Number::kNotANumber;
   if (!std::isfinite(*out)) return Number::kNotFinite;
@@ -114,8 +144,8 @@ Line ParseLine(const char* p, const char* end, LabelRule rule, LibsvmRows* rows,
   if (IsTokenEnd(p, end)) return Line::kEmpty;
 
   const char* label_start = p;
-  float label = 0;
-  const Number outcome = ReadFloat(&p, end, &label);
+  float label = std::numeric_limits<float>::quiet_NaN();
+  const Number outcome = rule == LabelRule::kNone ? Number::kOk : ReadFloat(&p, end, &label);
   if (outcome != Number::kOk) {
     const char* colon = label_start;
     while (!IsTokenEnd(colon, end) && *colon != ':') ++colon;

@@ -20,7 +20,9 @@ namespace fastps {
 
 enum class LabelRule {
   kBinary,    // -1, 0 or 1
-  kOptional,  // any finite number; NaN stands for a line that starts with its first feature
+  kAny,       // any finite number
+  kNone,      // lines start with their first feature; NaN stands for the label
+  kOptional,  // either, line by line
 };
 
 struct LibsvmOptions {

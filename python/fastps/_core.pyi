@@ -307,6 +307,7 @@ def parse_libsvm(
     first_line: int = 1,
     skip_bad_lines: bool = False,
     require_labels: bool = True,
+    has_labels: bool | None = None,
 ) -> tuple[
     FloatArray,
     npt.NDArray[np.int64],

@@ -11,6 +11,7 @@ from fastps import consistency
 from fastps.cli.options import SERVERS_MAX, WORKERS_MAX, whole_number
 from fastps.config import Settings
 from fastps.data.files import find_files
+from fastps.data.spool import spooled
 from fastps.errors import ConfigError, ValueRangeError
 from fastps.models.lr_settings import DEFAULT_LR, OPTIMIZERS, LogisticRegressionSettings
 
@@ -64,7 +65,8 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         "data",
         nargs="+",
         metavar="DATA",
-        help="libsvm file (.gz and .zst too) or directory of them; labels -1 and 1, or 0 and 1",
+        help="libsvm file, also compressed, directory of them, pipe, or - for standard input; "
+        "labels -1 and 1, or 0 and 1",
     )
     group = parser.add_argument_group("data")
     group.add_argument(
@@ -208,15 +210,19 @@ def _run(arguments: argparse.Namespace) -> int:
     parser: argparse.ArgumentParser = arguments.parser
     if arguments.decay and arguments.optimizer == "ftrl":
         parser.error("--decay does nothing with ftrl, whose steps shrink by themselves")
-    settings = _settings(arguments)
     try:
-        settings.check()
+        _settings(arguments).check()
         joins_cluster = Settings.from_environment().scheduler is not None
     except (ConfigError, ValueRangeError) as error:
         parser.error(str(error))
-    if (arguments.servers or arguments.workers) and not joins_cluster:
-        return _launch(arguments, settings)
-    return _train(settings)
+    tests = [] if arguments.test is None else [arguments.test]
+    with spooled([*arguments.data, *tests]) as sources:
+        arguments.data = sources[: len(arguments.data)]
+        arguments.test = sources[-1] if tests else None
+        settings = _settings(arguments)
+        if (arguments.servers or arguments.workers) and not joins_cluster:
+            return _launch(arguments, settings)
+        return _train(settings)
 
 
 def _settings(arguments: argparse.Namespace) -> LogisticRegressionSettings:

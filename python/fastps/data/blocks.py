@@ -99,7 +99,7 @@ def load_block(
     *,
     hash_bits: int | None = None,
     skip_bad_lines: bool = False,
-    require_labels: bool = True,
+    has_labels: bool | None = None,
 ) -> Block:
     """Read a chunk and merge its feature ids.
 
@@ -110,7 +110,7 @@ def load_block(
     hash_bits : int, optional
         From 1 to 64: a feature's key is the top bits of its mixed id, so that at most
         2 ** hash_bits keys exist and ids that fall together share a weight. None: keys are ids.
-    skip_bad_lines, require_labels : bool
+    skip_bad_lines, has_labels : bool
         See `read_libsvm`.
 
     Raises
@@ -118,7 +118,7 @@ def load_block(
     DataError
         See `read_libsvm`.
     """
-    rows = read_libsvm(chunk, skip_bad_lines=skip_bad_lines, require_labels=require_labels)
+    rows = read_libsvm(chunk, skip_bad_lines=skip_bad_lines, has_labels=has_labels)
     ids = rows.ids if hash_bits is None else _core.hash_ids(rows.ids, hash_bits)
     keys, columns = _core.unique_inverse(ids)
     matrix = _core.CsrMatrix(rows.indptr, columns, rows.values, len(keys))

@@ -6,11 +6,13 @@ cutting needs no look into the file. Compressed files are one chunk each.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import itertools
+import lzma
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -36,7 +38,16 @@ UNCOMPRESSED_BYTES_MAX = 4 << 30
 # Little enough that what one piece uncompresses to stays far below the limit above.
 ZSTD_INPUT_BYTES = 16 << 10
 
-COMPRESSED_SUFFIXES = (".gz", ".zst")
+# How compressed files begin, whatever their names say.
+MAGIC = {
+    b"\x1f\x8b": ".gz",
+    b"\x28\xb5\x2f\xfd": ".zst",
+    b"BZh": ".bz2",
+    b"\xfd7zXZ\x00": ".xz",
+}
+COMPRESSED_SUFFIXES = tuple(MAGIC.values())
+UTF8_MARK = b"\xef\xbb\xbf"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,12 @@ class Chunk:
             The file is .zst and the package ``zstandard`` is not installed.
         """
         try:
-            if self.path.endswith(COMPRESSED_SUFFIXES):
-                return self._read_compressed(), 0
-            with Path(self.path).open("rb") as file:
-                return self._read_range(file)
+            if kind := compression_of(self.path):
+                data, offset = self._read_compressed(kind), 0
+            else:
+                with Path(self.path).open("rb") as file:
+                    data, offset = self._read_range(file)
+            return self._text(data, offset), offset
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror or error}") from error
 
@@ -111,20 +124,41 @@ class Chunk:
             )
         return line
 
-    def _read_compressed(self) -> bytes:
-        suffix = Path(self.path).suffix
+    def _text(self, data: bytes, offset: int) -> bytes:
+        """Return the data without a byte order mark."""
+        if offset == 0 and data.startswith(UTF16_MARKS):
+            raise DataError(f"{self.path}: is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8")
+        return data.removeprefix(UTF8_MARK) if offset == 0 else data
+
+    def _read_compressed(self, kind: str) -> bytes:
         try:
-            data = _read_gzip(self.path) if suffix == ".gz" else _read_zstandard(self.path)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{self.path}: is not a complete {suffix} file ({error}); make it again"
-            ) from error
+            data = READERS[kind](self.path)
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise self._incomplete(kind, error) from error
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise self._incomplete(kind, error) from error  # of bz2
         if len(data) > UNCOMPRESSED_BYTES_MAX:
             raise DataError(
                 f"{self.path}: holds more than {UNCOMPRESSED_BYTES_MAX >> 30} GiB; "
                 "split it into several files"
             )
         return data
+
+    def _incomplete(self, kind: str, error: Exception) -> DataError:
+        return DataError(f"{self.path}: is not a complete {kind} file ({error}); make it again")
+
+
+def compression_of(path: str | Path) -> str:
+    """Return how a file is compressed, as a suffix: by its first bytes, or, if empty, its name."""
+    with Path(path).open("rb") as file:
+        head = file.read(max(map(len, MAGIC)))
+    for magic, suffix in MAGIC.items():
+        if head.startswith(magic):
+            return suffix
+    suffix = Path(path).suffix
+    return suffix if suffix in COMPRESSED_SUFFIXES else ""
 
 
 def find_files(sources: Sequence[str | Path]) -> list[Path]:
@@ -188,7 +222,7 @@ def split_chunks(
         Of 16 KiB to 4 MiB, unless `rows_per_chunk_min` asks for more. Compressed files are one
         chunk each.
     """
-    plain = [path for path in files if path.suffix not in COMPRESSED_SUFFIXES]
+    plain = [path for path in files if not _is_compressed(path)]
     sizes = {path: _size(path) for path in plain}
     goal = math.ceil(sum(sizes.values()) / max(CHUNKS_GOAL, CHUNKS_PER_WORKER * num_workers))
     goal = min(max(goal, CHUNK_BYTES_MIN), CHUNK_BYTES_MAX)
@@ -206,6 +240,13 @@ def split_chunks(
     return chunks
 
 
+def _is_compressed(path: Path) -> bool:
+    try:
+        return compression_of(path) != ""
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -220,6 +261,16 @@ def _line_bytes(path: Path) -> float:
 
 def _read_gzip(path: str) -> bytes:
     with gzip.open(path) as file:
+        return file.read(UNCOMPRESSED_BYTES_MAX + 1)
+
+
+def _read_bzip2(path: str) -> bytes:
+    with bz2.open(path) as file:
+        return file.read(UNCOMPRESSED_BYTES_MAX + 1)
+
+
+def _read_xz(path: str) -> bytes:
+    with lzma.open(path) as file:
         return file.read(UNCOMPRESSED_BYTES_MAX + 1)
 
 
@@ -247,3 +298,11 @@ def _read_zstandard(path: str) -> bytes:
     if frame is not None and len(data) <= UNCOMPRESSED_BYTES_MAX:
         raise EOFError("it ends within a frame")
     return bytes(data)
+
+
+READERS: dict[str, Callable[[str], bytes]] = {
+    ".gz": _read_gzip,
+    ".zst": _read_zstandard,
+    ".bz2": _read_bzip2,
+    ".xz": _read_xz,
+}

@@ -15,7 +15,7 @@ from fastps import _core
 from fastps.data.errors import DataError
 from fastps.data.files import Chunk
 
-__all__ = ["LibsvmRows", "read_libsvm"]
+__all__ = ["LibsvmRows", "lines_have_labels", "read_libsvm"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,11 @@ class LibsvmRows:
 
 
 def read_libsvm(
-    chunk: Chunk, *, skip_bad_lines: bool = False, require_labels: bool = True
+    chunk: Chunk,
+    *,
+    skip_bad_lines: bool = False,
+    require_labels: bool = True,
+    has_labels: bool | None = None,
 ) -> LibsvmRows:
     """Read the rows of a chunk.
 
@@ -60,6 +64,8 @@ def read_libsvm(
     require_labels : bool
         Whether each line must begin with a label of -1, 0 or 1. If not, it may begin with any
         number, or with its first feature.
+    has_labels : bool, optional
+        Instead of that: whether every line begins with a label, any number, or none does.
 
     Returns
     -------
@@ -74,7 +80,11 @@ def read_libsvm(
     """
     data, offset = chunk.read()
     labels, indptr, ids, values, n_bad, bad = _core.parse_libsvm(
-        data, first_line=1, skip_bad_lines=skip_bad_lines, require_labels=require_labels
+        data,
+        first_line=1,
+        skip_bad_lines=skip_bad_lines,
+        require_labels=require_labels,
+        has_labels=has_labels,
     )
     first_bad = ""
     if bad is not None:
@@ -84,3 +94,28 @@ def read_libsvm(
         if not skip_bad_lines:
             raise DataError(first_bad)
     return LibsvmRows(labels, indptr, ids, values, n_bad, first_bad)
+
+
+def lines_have_labels(chunk: Chunk) -> bool:
+    """Return whether the lines of a chunk begin with labels, or with their first feature.
+
+    Raises
+    ------
+    DataError
+        All begin with ``0:...`` or ``1:...``: with features, or with labels that have a weight,
+        which no line may have. Or what `read_libsvm` raises.
+    """
+    rows = read_libsvm(chunk, require_labels=False)
+    if len(rows.labels) == 0 or not np.isnan(rows.labels[0]):
+        return True
+    begins = rows.indptr[:-1][np.isnan(rows.labels)]
+    if not np.all(rows.ids[begins] <= 1):
+        return False
+    try:
+        read_libsvm(chunk, has_labels=True)
+    except DataError as error:
+        raise DataError(
+            f"{error}: a feature, or a label with a weight? Weights are not read; if no line has a "
+            "label, give --no-labels"
+        ) from None
+    return False

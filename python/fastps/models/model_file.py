@@ -14,7 +14,9 @@ Name           Type              Meaning
 
 from __future__ import annotations
 
+import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +99,24 @@ def load_model(path: str | Path) -> LinearModel:
         The file does not exist or is not a model file.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # An archive is read from its end, which a pipe has only once it was read.
+        source = path if Path(path).is_file() else io.BytesIO(Path(path).read_bytes())
+        with np.load(source, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is not a model file (.npz of 'fastps train'): {error}") from error
+    except (ValueError, TypeError, AttributeError, EOFError, KeyError, zlib.error) as error:
+        raise _no_model(path) from error
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise _no_model(path) from error
     return _check(path, arrays)
+
+
+def _no_model(path: str | Path) -> DataError:
+    # Not numpy's words, which advise to unpickle what may come from anybody.
+    return DataError(
+        f"{path}: is not a model file, or a damaged one; give the .npz that 'fastps train' wrote"
+    )
 
 
 def _check(path: str | Path, arrays: dict[str, npt.NDArray[np.generic]]) -> LinearModel:
