@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 import fastps
+from fastps.checkpoint import driver
+from fastps.control.answers import checked
 from fastps.errors import CheckpointError, ConfigError
+from fastps.scheduler import messages as m
+from fastps.scheduler.actions import refusal
 
 pytest.importorskip("fastps._core")
 
@@ -50,3 +54,27 @@ def test_what_others_build_on_is_not_replaced(tmp_path: Path) -> None:
 def test_what_replaces_nothing_is_refused(tmp_path: Path, tag: str | None, replace: bool) -> None:
     with fastps.connect(embedded=True) as client, pytest.raises(ConfigError, match="replace"):
         client.save(tmp_path, tag=tag, replace=replace)
+
+
+@pytest.mark.parametrize(("again", "times"), [(False, 1), (True, driver.ATTEMPTS)])
+def test_words_in_a_failure_do_not_make_a_save_anew(monkeypatch, again: bool, times: int) -> None:
+    tried = []
+
+    def fail(*arguments: object) -> None:
+        tried.append(arguments)
+        raise CheckpointError("cannot write /data/save again/ck: no space is left", again=again)
+
+    monkeypatch.setattr(driver, "_begin_save", fail)
+    monkeypatch.setattr(driver, "AGAIN_SECONDS", 0.0)
+    with pytest.raises(CheckpointError):
+        driver.save(None, lambda: (0, 0), "/data/save again/ck")
+    assert len(tried) == times
+
+
+def test_a_refusal_carries_whether_to_try_again() -> None:
+    for again in (False, True):
+        sent = refusal((b"", 1), CheckpointError("why", again=again)).message
+        envelope = m.decode(m.encode(m.Envelope(1, 0, sent)))
+        with pytest.raises(CheckpointError) as raised:
+            checked(m.AbortSave("0" * 32), envelope.message)
+        assert raised.value.again is again

@@ -132,7 +132,17 @@ class AuthenticationError(FastPSError):
 
 
 class CheckpointError(FastPSError):
-    """A checkpoint is missing, damaged, or does not fit."""
+    """A checkpoint is missing, damaged, or does not fit.
+
+    Attributes
+    ----------
+    again : bool
+        Whether the same save, made anew, is likely to go through.
+    """
+
+    def __init__(self, message: str = "", *, again: bool = False) -> None:
+        super().__init__(message)
+        self.again = again
 
 
 class WireError(FastPSError):

@@ -116,7 +116,8 @@ class PendingSave:
                 store.remove(manifest.tag)
                 raise CheckpointError(
                     f"another job or worker removed {manifest.parent.tag!r} while what changed "
-                    f"since was being written ({error}): {m.SAVE_AGAIN}"
+                    f"since was being written ({error}): {m.SAVE_AGAIN}",
+                    again=True,
                 ) from error
         if self.keep is not None:
             try:
@@ -167,11 +168,7 @@ def _some_times(attempt: Callable[[float | None], T], timeout: float | None) -> 
             return attempt(left)
         except CheckpointError as error:
             pause = AGAIN_SECONDS * n
-            if (
-                m.SAVE_AGAIN not in str(error)
-                or n == ATTEMPTS
-                or time.monotonic() + pause > deadline
-            ):
+            if not error.again or n == ATTEMPTS or time.monotonic() + pause > deadline:
                 raise
             logger.info("fastps: the save is made anew: %s", error)
             time.sleep(pause)

@@ -6,7 +6,13 @@ import os
 from typing import TypeVar, cast
 
 from fastps import errors
-from fastps.errors import ClosedError, FastPSError, ServerLostError, WireError
+from fastps.errors import (
+    CheckpointError,
+    ClosedError,
+    FastPSError,
+    ServerLostError,
+    WireError,
+)
 from fastps.scheduler import messages as m
 
 __all__ = ["WAIT_SLICE_SECONDS", "ReplyT", "asked", "check_open", "checked"]
@@ -63,4 +69,6 @@ def _error(refusal: m.Error) -> FastPSError:
         return WireError(f"the scheduler refused with {refusal.kind!r:.50}: {refusal.message}")
     if kind is ServerLostError:
         return ServerLostError(refusal.message, refusal.servers, refusal.table, refusal.shards)
+    if kind is CheckpointError:
+        return CheckpointError(refusal.message, again=refusal.again)
     return cast(FastPSError, kind(refusal.message))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from fastps.errors import FastPSError, ServerLostError
+from fastps.errors import CheckpointError, FastPSError, ServerLostError
 from fastps.scheduler.messages import Error, Message
 from fastps.scheduler.records import Record
 from fastps.scheduler.rounds import RoundEntry
@@ -158,7 +158,8 @@ def refusal(ticket: Ticket, error: FastPSError) -> Reply:
     if isinstance(error, ServerLostError):
         lost = Error(type(error).__name__, str(error), error.servers, error.table, error.shards)
         return Reply(*ticket, lost)
-    return Reply(*ticket, Error(type(error).__name__, str(error)))
+    again = isinstance(error, CheckpointError) and error.again
+    return Reply(*ticket, Error(type(error).__name__, str(error), again=again))
 
 
 class Beat(Protocol):

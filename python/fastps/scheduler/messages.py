@@ -250,13 +250,17 @@ class Order(Message):
 
 @dataclass(frozen=True)
 class Error(Message):
-    """Any request's refusal: an exception's class name, its text, and what ServerLostError has."""
+    """Any request's refusal: an exception's class name, its text, and what ServerLostError has.
+
+    ``again``: of a save, whether one made anew is likely to go through.
+    """
 
     kind: str
     message: str
     servers: tuple[int, ...] = ()
     table: str = ""
     shards: tuple[int, ...] = ()
+    again: bool = False
 
 
 # Requests.

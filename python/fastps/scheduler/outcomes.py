@@ -22,12 +22,12 @@ class Outcomes:
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Message, ...] | str] = OrderedDict()
+        self._known: OrderedDict[str, tuple[Message, ...] | str | CheckpointError] = OrderedDict()
 
     def __contains__(self, made_id: str) -> bool:
         return made_id in self._known
 
-    def keep(self, made_id: str, outcome: tuple[Message, ...] | str) -> None:
+    def keep(self, made_id: str, outcome: tuple[Message, ...] | str | CheckpointError) -> None:
         """Remember the answers to its requests, or the text of its failure."""
         if isinstance(outcome, tuple) and len(outcome) > 1:
             for former, known in self._known.items():
@@ -44,11 +44,14 @@ class Outcomes:
         """
         outcome = self._known[made_id]
         if isinstance(outcome, str):
-            return [refusal(ticket, CheckpointError(outcome))]
+            outcome = CheckpointError(outcome)
+        if isinstance(outcome, CheckpointError):
+            return [refusal(ticket, outcome)]
         if n >= len(outcome):
             raise CheckpointError(
                 f"what the save {made_id} wrote is not known any more, for others were made since; "
-                f"{SAVE_AGAIN}"
+                f"{SAVE_AGAIN}",
+                again=True,
             )
         return [Reply(*ticket, outcome[n], with_map=True)]
 

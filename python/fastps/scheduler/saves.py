@@ -165,7 +165,8 @@ class Saves:
             return self._outcomes.answer(asked.save_id, ticket, 1)
         raise CheckpointError(
             f"there is no save {asked.save_id!r:.50}: it never began, or the scheduler was "
-            "restarted since, which ends a save; save again"
+            "restarted since, which ends a save; save again",
+            again=True,
         )
 
     def abort(self, ticket: Ticket, asked: m.AbortSave, now: float) -> list[Action]:
@@ -205,10 +206,11 @@ class Saves:
             return []
         if answered.error:
             why = f"server {order.server_id} could not {order.kind}: {answered.error}"
-            if order.kind == "cut" and m.SAVE_AGAIN not in why:
-                # Most likely a chain changed before the order came there.
+            # A cut: most likely a chain changed before the order came there.
+            again = order.kind == "cut"
+            if again and m.SAVE_AGAIN not in why:
                 why += f", {m.SAVE_AGAIN}"
-            return self._fail(save, why, now)
+            return self._fail(save, why, now, again)
         try:
             if order.kind == "cut":
                 self._take_cut(save, order.server_id, answered.result)
@@ -255,7 +257,7 @@ class Saves:
             try:
                 actions += self._go_on(save, may_cut, now)
             except CheckpointError as error:
-                actions += self._fail(save, str(error), now)
+                actions += self._fail(save, str(error), now, error.again)
             if self._save is save:
                 return actions
 
@@ -361,7 +363,8 @@ class Saves:
             # Backup workers close rounds without it, or another thread ended its steps.
             raise CheckpointError(
                 f"its caller was at clock {clock}, and by now {rounds} rounds are closed: the cut "
-                f"would hold later steps, too; {m.SAVE_AGAIN}"
+                f"would hold later steps, too; {m.SAVE_AGAIN}",
+                again=True,
             )
         if rounds < clock and now - save.began > self._facts.shape.patience:
             raise CheckpointError(
@@ -444,7 +447,8 @@ class Saves:
             if now - save.since > HOLD_SECONDS_MAX:
                 raise CheckpointError(
                     f"servers {_few(sorted(save.unanswered))} did not cut their shards within "
-                    f"{HOLD_SECONDS_MAX:g} s, {m.SAVE_AGAIN}"
+                    f"{HOLD_SECONDS_MAX:g} s, {m.SAVE_AGAIN}",
+                    again=True,
                 )
             return []
         self._release(save)
@@ -473,7 +477,9 @@ class Saves:
             for (table_id, shard), (number, _) in shards.items():
                 table = self._facts.tables.by_id(table_id)
                 if table is None or table.views[shard].number != number:
-                    raise CheckpointError(f"a chain changed during the save, {m.SAVE_AGAIN}")
+                    raise CheckpointError(
+                        f"a chain changed during the save, {m.SAVE_AGAIN}", again=True
+                    )
         save.checked = self._facts.version
 
     def _take_parts(self, save: Save, result: JsonDict) -> None:
@@ -494,10 +500,10 @@ class Saves:
         for each in list(self._queued.values()):
             if (each.asked.uri, each.asked.tag) == place:
                 why = f"another save took that tag meanwhile; {m.SAVE_AGAIN}"
-                actions += self._fail(each, why, now)
+                actions += self._fail(each, why, now, again=True)
         return actions
 
-    def _fail(self, save: Save, why: str, now: float) -> list[Action]:
+    def _fail(self, save: Save, why: str, now: float, again: bool = False) -> list[Action]:
         self._release(save)
         self._orders.withdraw(save.asked.save_id)
         for server_id in save.views:
@@ -506,11 +512,14 @@ class Saves:
                 body: JsonDict = {"cut_id": save.asked.save_id}
                 self._orders.give(server_id, "drop", body, save.asked.save_id, now)
         text = f"the save {save.asked.tag!r} failed: {why}. Earlier checkpoints are untouched"
-        self._over(save, text, now)
+        error = CheckpointError(text, again=again)
+        self._over(save, error, now)
         tickets = [ticket for ticket in (save.begin, save.awaiting) if ticket is not None]
-        return [refusal(ticket, CheckpointError(text)) for ticket in tickets]
+        return [refusal(ticket, error) for ticket in tickets]
 
-    def _over(self, save: Save, outcome: tuple[m.Message, ...] | str, now: float) -> None:
+    def _over(
+        self, save: Save, outcome: tuple[m.Message, ...] | CheckpointError, now: float
+    ) -> None:
         self._outcomes.keep(save.asked.save_id, outcome)
         if self._queued.pop(save.asked.save_id, None) is not None:
             return  # it had no turn
@@ -519,7 +528,7 @@ class Saves:
             "tag": save.asked.tag,
             "seconds": round(now - save.began, 3),
             "bytes": save.written,
-            "error": outcome if isinstance(outcome, str) else "",
+            "error": str(outcome) if isinstance(outcome, CheckpointError) else "",
         }
         self._last = (last, now)
 
