@@ -345,6 +345,8 @@ def test_the_histogram_counts_pulls_by_their_clock_minus_the_minimum(workers) ->
     tables[0].pull(KEYS)  # at clock 4, released by the minimum 1
     timer.join()
     assert tables[0].stats()["staleness"] == {0: 1, 1: 2, 2: 3, 3: 5}
+    # The other hears of it by a notice of its own, which may come later.
+    assert clients[1]._lives.current.core.wait_for_gate(1, 0, 30)
     tables[1].pull_async(KEYS).result()
     assert tables[1].stats()["staleness"] == {0: 1}  # of this client
     dense = clients[1].dense_table("d", shape=(3,))

@@ -133,7 +133,11 @@ def count_up(worker: Worker) -> float:
         table = client.sparse_table("count")
         table.push([1], [1.0])
         if "in_the_way" in worker.arguments:
-            Path(worker.arguments["in_the_way"]).write_text("no folder")
+            import shutil
+
+            folder = Path(worker.arguments["in_the_way"])
+            shutil.rmtree(folder)
+            folder.write_text("no folder")
         return float(table.pull([1])[0])
 
 

@@ -105,19 +105,25 @@ class Restoring:
 
     def __init__(self, job: Any, folder: Path, first: fastps.Client, second: fastps.Client) -> None:
         self.job, self.folder, self.first, self.second = job, folder, first, second
+        control = SocketControl(job.scheduler)
+        self.health = Health(job, control, 2)
+        # One that another test killed may not be back, and a table goes to those that are there.
+        until(self.has_both_servers, 60, "both servers")
         self.table = first.sparse_table("t", num_shards=8)
         self.table.assign(KEYS, SAVED * ONES)
         first.save(folder)
         self.table.push(KEYS, (NOW - SAVED) * ONES)
         self.of_second = second.sparse_table("t", num_shards=8)
-        control = SocketControl(job.scheduler)
-        self.health = Health(job, control, 2)
         self.health.wait_until_full()
         self.close = control.close
         part = min(folder.rglob("*.safetensors"))
         self.gate = Gate(part)
         # The first share of the files, and the first part, are that of the first server.
         self.reader, self.other = sorted(each["id"] for each in self.health.alive())
+
+    def has_both_servers(self) -> bool:
+        states = [each["state"] for each in self.health.status()["servers"]]
+        return states.count("alive") == 2
 
     def phase(self) -> Any:
         restoring = self.health.status()["checkpoint"]["restoring"]
