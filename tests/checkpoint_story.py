@@ -246,8 +246,9 @@ class Story(Fleet):
                     sorted({*group.live, *group.expected}),
                     sorted(group.rejoining),
                     group.barriers.passed,
-                    [(n, q.n_items, q.n_done, q.done(1 << 60)) for n, q in group.every_pass()],
-                    [(n, q.done(group.clocks.rounds)) for n, q in group.every_pass()],
+                    [(n, q.n_items, q.n_done, q.done(1 << 60)) for n, q in group.passes.known()],
+                    [(n, q.done(group.clocks.rounds)) for n, q in group.passes.known()],
+                    group.passes.forgotten,
                 )
                 for name, group in state.groups.items()
             },

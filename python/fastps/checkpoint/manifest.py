@@ -422,6 +422,9 @@ def _check(manifest: Manifest) -> None:
             ends = [end for interval in each.done for end in interval]
             _need(all(len(interval) == 2 for interval in each.done), "done", each.done)
             _need(_is_rising(ends) and all(end <= each.n_items for end in ends), "done", ends)
+        over = [number for interval in group.passes_over for number in interval]
+        _need(all(len(interval) == 2 for interval in group.passes_over), "passes_over", over)
+        _need(_is_rising(over), "passes_over", over)
 
 
 def _check_table(manifest: Manifest, table: SavedTable) -> None:

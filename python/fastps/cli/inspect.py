@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from fastps import consistency, initializers, optimizers
-from fastps.checkpoint.manifest import Manifest, SavedTable
+from fastps.checkpoint.manifest import Manifest, SavedGroup, SavedTable
 from fastps.checkpoint.progress import counted
 from fastps.checkpoint.reading import Lineage, preference
 from fastps.checkpoint.storage import Store
@@ -123,15 +123,25 @@ def _shown(lineage: Lineage, *, is_verified: bool) -> list[str]:
     groups = [
         (
             *(group.name, group.clock, group.num_workers, group.barriers),
-            ", ".join(
-                f"{each.number}: {sum(end - begin for begin, end in each.done)} of {each.n_items}"
-                for each in group.passes
-            )
-            or "-",
+            _passes(group),
         )
         for group in manifest.groups
     ]
     return lines + section("groups", header, groups)
+
+
+def _passes(group: SavedGroup) -> str:
+    over = [
+        f"{first}: over" if last == first + 1 else f"{first} to {last - 1}: over"
+        for first, last in group.passes_over
+    ]
+    known = [
+        f"{each.number}: "
+        + f"{each.n_items if each.is_finished else sum(end - begin for begin, end in each.done)} "
+        + f"of {each.n_items}"
+        for each in group.passes
+    ]
+    return ", ".join([*over, *known]) or "-"
 
 
 def _table(table: SavedTable) -> list[str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from fastps.errors import ConfigError, ShapeError
 from fastps.scheduler.actions import Ticket
 
-__all__ = ["Answer", "ChunkQueue", "Interval", "Worker"]
+__all__ = ["Answer", "ChunkQueue", "Interval", "Worker", "merged"]
 
 Interval = tuple[int, int]  # items first <= item < last
 
@@ -87,7 +87,7 @@ class ChunkQueue:
         self._returned: list[list[int]] = [[] for _ in range(self._n_lanes)]
         self._held: dict[int, int] = {}  # session -> item
         self._done_before = list(done)
-        self._n_done = sum(last - first for first, last in self._done_before)
+        self._n_done = _n_items(self._done_before)
         self._unsure: dict[int, int] = {}  # done item -> rounds that must be closed
         self._look_at_unsure = 1024
         self._all_done = False
@@ -100,6 +100,10 @@ class ChunkQueue:
     def is_finished(self) -> bool:
         """Whether every item is done."""
         return self._n_done == self.n_items
+
+    def is_settled(self, closed: int) -> bool:
+        """Whether every item is done with all that was pushed for it; see `done`."""
+        return self.is_finished and _n_items(self.done(closed)) == self.n_items
 
     @property
     def n_done(self) -> int:
@@ -189,7 +193,7 @@ class ChunkQueue:
         open_items = {*self._held.values(), *(i for lane in self._returned for i in lane)}
         open_items.update(i for i, needed in self._unsure.items() if needed > closed)
         given = [(0, self.n_items)] if self._all_done else self._given()
-        return _without(_merged([*given, *self._done_before]), sorted(open_items))[:INTERVALS_MAX]
+        return _without(merged([*given, *self._done_before]), sorted(open_items))[:INTERVALS_MAX]
 
     def restore(self, item: int, session: int, is_done: bool, needed: int = 0) -> None:
         """Do what `on_move` told of. Of each item the newest word is enough."""
@@ -284,15 +288,19 @@ class ChunkQueue:
         self._look_at_unsure = max(1024, min(2 * len(self._unsure), UNSURE_MAX))
 
 
-def _merged(intervals: list[Interval]) -> list[Interval]:
+def _n_items(intervals: Iterable[Interval]) -> int:
+    return sum(last - first for first, last in intervals)
+
+
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
     """Return the same items as few rising intervals."""
-    merged: list[Interval] = []
+    kept: list[Interval] = []
     for first, last in sorted(intervals):
-        if merged and first <= merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        if kept and first <= kept[-1][1]:
+            kept[-1] = (kept[-1][0], max(kept[-1][1], last))
         elif first < last:
-            merged.append((first, last))
-    return merged
+            kept.append((first, last))
+    return kept
 
 
 def _without(intervals: list[Interval], items: list[int]) -> list[Interval]:

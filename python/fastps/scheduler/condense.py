@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastps.scheduler import records as r
+from fastps.scheduler.passes import Passes
 
 __all__ = ["condense"]
 
@@ -18,7 +19,8 @@ OF_ALL_EPOCHS = (
 def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     """Return fewer records that `replay` makes the same state of.
 
-    Of each item of a pass the newest word stays, of a finished pass only that it is; of barriers,
+    Of each item of a pass the newest word stays, of a finished pass only that it is, of forgotten
+    ones their numbers; of barriers,
     incarnations and the views of a shard the newest; of closed rounds those that somebody may still
     need. What was before a restore goes, but for servers and closed rounds.
 
@@ -29,7 +31,7 @@ def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     forgotten : int
         Entries of the round log up to this number are needed by nobody.
     """
-    kept = _newest_only(_without_finished(_of_epoch(journalled)))
+    kept = _newest_only(_without_finished(_without_forgotten(_of_epoch(journalled))))
     return _without_rounds(kept, forgotten)
 
 
@@ -40,6 +42,30 @@ def _of_epoch(journalled: Sequence[r.Record]) -> Sequence[r.Record]:
         return journalled
     before = [record for record in journalled[: begins[-1]] if isinstance(record, OF_ALL_EPOCHS)]
     return [*before, *journalled[begins[-1] :]]
+
+
+def _without_forgotten(journalled: Sequence[r.Record]) -> list[r.Record]:
+    """Leave out forgotten passes, for which one record of each group stands."""
+    passes: dict[int, Passes] = {}
+    for record in journalled:
+        if isinstance(record, r.PassesForgotten):
+            of_group = passes.setdefault(record.group, Passes())
+            of_group.forget((first, last) for first, last in record.passes)
+    kept: list[r.Record] = []
+    told: set[int] = set()
+    for record in journalled:
+        if isinstance(record, r.PassesForgotten):
+            if record.group not in told:
+                told.add(record.group)
+                forgotten = passes[record.group].forgotten
+                kept.append(r.PassesForgotten(record.group, tuple(forgotten)))
+        elif (
+            not isinstance(record, (r.PassStarted, r.ChunkMoved))
+            or record.group not in passes
+            or not passes[record.group].is_forgotten(record.number)
+        ):
+            kept.append(record)
+    return kept
 
 
 def _without_finished(journalled: Sequence[r.Record]) -> list[r.Record]:

@@ -5,6 +5,7 @@ Manifests have groups and passes as they are here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class CutPass:
 class CutGroup:
     """A worker group: the steps that are in, how many ranks it was launched with, barriers passed.
 
-    ``clock``: with BSP tables its closed rounds, else its minimum.
+    ``clock``: with BSP tables its closed rounds, else its minimum. ``passes_over``: numbers
+    first <= number < last of passes that are over and not among ``passes``.
     """
 
     name: str
@@ -46,6 +48,7 @@ class CutGroup:
     num_workers: int
     barriers: int
     passes: tuple[CutPass, ...]
+    passes_over: tuple[tuple[int, ...], ...] = wire.added(())
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def cut_of(name: str, group: Group) -> CutGroup:
     clocks = group.clocks
     clock = clocks.rounds if clocks.keeps_rounds else clocks.minimum
     passes = []
-    for number, queue in group.every_pass():
+    for number, queue in group.passes.known():
         done = queue.done(clocks.rounds)
         is_finished = sum(last - first for first, last in done) == queue.n_items
         passes.append(
@@ -73,7 +76,14 @@ def cut_of(name: str, group: Group) -> CutGroup:
                 () if is_finished else tuple(done),
             )
         )
-    return CutGroup(name, clock, group.num_workers, group.barriers.passed, tuple(passes))
+    return CutGroup(
+        name,
+        clock,
+        group.num_workers,
+        group.barriers.passed,
+        tuple(passes),
+        tuple(group.passes.forgotten),
+    )
 
 
 def tables_from_json(described: Sequence[JsonDict]) -> list[CutTable]:
@@ -109,21 +119,26 @@ def groups_from_json(described: Sequence[JsonDict]) -> list[CutGroup]:
         raise CheckpointError(f"the checkpoint has {len(groups)} groups, at most {GROUPS_MAX}")
     for group in groups:
         for each in group.passes:
-            _check_done(group.name, each)
+            _check_intervals(
+                each.done,
+                each.n_items,
+                f"pass {each.number} of group {group.name!r:.50} has {each.n_items} items, and "
+                "done are",
+            )
         _check_distinct([str(each.number) for each in group.passes], f"passes of {group.name!r}")
+        _check_intervals(
+            group.passes_over, math.inf, f"passes of group {group.name!r:.50}: over are"
+        )
         if group.clock > CLOCK_MAX:
             raise CheckpointError(f"group {group.name!r:.50} has the clock {group.clock}")
     return groups
 
 
-def _check_done(group: str, of_pass: CutPass) -> None:
+def _check_intervals(intervals: tuple[tuple[int, ...], ...], below: float, where: str) -> None:
     before = 0
-    for interval in of_pass.done:
-        if len(interval) != 2 or not before <= interval[0] < interval[1] <= of_pass.n_items:
-            raise CheckpointError(
-                f"pass {of_pass.number} of group {group!r:.50} has {of_pass.n_items} items, and "
-                f"done are {interval!r:.50}"
-            )
+    for interval in intervals:
+        if len(interval) != 2 or not before <= interval[0] < interval[1] <= below:
+            raise CheckpointError(f"{where} {interval!r:.50}")
         before = interval[1]
 
 

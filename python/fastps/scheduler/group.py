@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable
 from fastps.errors import ConfigError
 from fastps.scheduler.actions import Ticket
 from fastps.scheduler.barrier import GroupBarrier
-from fastps.scheduler.chunks import Answer, ChunkQueue, Worker
+from fastps.scheduler.chunks import Answer, ChunkQueue, Interval, Worker
 from fastps.scheduler.clocks import GroupClocks
 from fastps.scheduler.messages import Barrier, Chunk, Message, NextChunk, Passed, ReturnChunk
 from fastps.scheduler.pace import StalenessSums, StepTimes
+from fastps.scheduler.passes import PASSES_MAX, Passes
 from fastps.scheduler.records import (
     BarrierPassed,
     ChunkMoved,
     EpochGroup,
+    PassesForgotten,
     PassStarted,
     Record,
 )
@@ -28,9 +30,6 @@ __all__ = ["Group", "Released"]
 
 # A wait that ended, and what to answer.
 Released = tuple[Ticket, Message]
-
-# One pass is a few hundred bytes; a program with more is making passes in place of items.
-PASSES_MAX = 1 << 20
 
 
 class Group:
@@ -67,6 +66,8 @@ class Group:
         The expected ranks whose sessions a restore ended.
     staleness : StalenessSums
         What the pulls of ended sessions saw.
+    passes : Passes
+        Of chunks.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Group:
         self.staleness = StalenessSums()
         self._patience = patience
         self._record = record
-        self._passes: dict[int, ChunkQueue] = {}
+        self.passes = Passes()
         for rank in range(num_workers):
             self._expect(rank, now)
 
@@ -187,18 +188,11 @@ class Group:
         ShapeError, ConfigError
             Workers differ in what they say of the pass.
         """
-        queue = self._passes.get(asked.pass_number)
+        if self.passes.is_forgotten(asked.pass_number):
+            return self._chunks([Answer(worker, ticket, None)])
+        queue = self.passes.find(asked.pass_number)
         if queue is None:
-            if len(self._passes) >= PASSES_MAX:
-                raise ConfigError(
-                    f"chunks() was called {PASSES_MAX} times; use fewer passes of more items"
-                )
-            queue = self._start_pass(asked.pass_number, asked.n_items, asked.deterministic)
-            self._record(
-                PassStarted(
-                    self.number, asked.pass_number, asked.n_items, asked.deterministic, False
-                )
-            )
+            queue = self._begin_pass(asked)
         queue.check_same(asked.n_items, asked.deterministic)
         needed = 0
         if self.clocks.keeps_rounds:
@@ -211,23 +205,15 @@ class Group:
 
     def return_chunk(self, worker: Worker, asked: ReturnChunk, ticket: Ticket) -> list[Released]:
         """Take an item back, or end the wait for one; see `ChunkQueue.give_back`."""
-        queue = self._passes.get(asked.pass_number)
+        queue = self.passes.find(asked.pass_number)
         answers = [] if queue is None else queue.give_back(worker.session, asked.index)
         self.clocks.wake((worker.rank, *(answer.worker.rank for answer in answers)))
         return [*self._chunks(answers), (ticket, self._passed(worker.rank))]
 
-    def passes(self) -> list[tuple[int, ChunkQueue]]:
-        """Return the passes that are not finished, by number."""
-        return sorted((n, queue) for n, queue in self._passes.items() if not queue.is_finished)
-
     def waits(self) -> list[Ticket]:
         """Return whom to answer of those that wait in the barrier or for an item."""
-        queues = (queue.tickets() for queue in self._passes.values())
+        queues = (queue.tickets() for _, queue in self.passes.under_way())
         return [*self.barriers.tickets(), *(ticket for tickets in queues for ticket in tickets)]
-
-    def every_pass(self) -> list[tuple[int, ChunkQueue]]:
-        """Return all passes, by number."""
-        return sorted(self._passes.items())
 
     # From a checkpoint.
 
@@ -262,7 +248,34 @@ class Group:
 
         Requires: its pass was restored.
         """
-        self._passes[moved.number].restore(moved.item, moved.session, moved.is_done, moved.needed)
+        queue = self.passes.find(moved.number)
+        assert queue is not None
+        queue.restore(moved.item, moved.session, moved.is_done, moved.needed)
+
+    def forget_passes(self, intervals: Iterable[Interval]) -> None:
+        """Remember of these passes, by number, only that they are over."""
+        self.passes.forget(intervals)
+
+    def _begin_pass(self, asked: NextChunk) -> ChunkQueue:
+        """Begin a pass that nobody asked for before, and forget old ones.
+
+        Raises
+        ------
+        ConfigError
+            Too many are under way.
+        """
+        old = self.passes.take_old(self.clocks.rounds)
+        if old:
+            self._record(PassesForgotten(self.number, tuple(old)))
+        if not self.passes.has_room:
+            raise ConfigError(
+                f"{PASSES_MAX} passes of chunks() are not finished, the most there may be: end "
+                "their loops, or use fewer passes of more items"
+            )
+        number, n_items, deterministic = asked.pass_number, asked.n_items, asked.deterministic
+        queue = self._start_pass(number, n_items, deterministic)
+        self._record(PassStarted(self.number, number, n_items, deterministic, False))
+        return queue
 
     def _start_pass(
         self,
@@ -277,7 +290,7 @@ class Group:
         num_workers = max(1, self.num_workers)
         before = [(first, last) for first, last in done]
         queue = ChunkQueue(n_items, deterministic, num_workers, self._is_given_up, on_move, before)
-        self._passes[number] = queue
+        self.passes.add(number, queue)
         return queue
 
     def _expect(self, rank: int, now: float) -> None:
@@ -298,12 +311,16 @@ class Group:
         self.barriers.leave(rank)
         self.clocks.drop(rank)
         # Its lane of a deterministic pass is now anybody's.
-        answers = [answer for _, queue in self.passes() for answer in queue.serve()]
+        answers = [answer for _, queue in self.passes.under_way() for answer in queue.serve()]
         return self._release_barrier() + self._chunks(answers)
 
     def _return_chunks(self, session: int) -> list[Released]:
         return self._chunks(
-            [answer for _, queue in self.passes() for answer in queue.give_back(session, None)]
+            [
+                answer
+                for _, queue in self.passes.under_way()
+                for answer in queue.give_back(session, None)
+            ]
         )
 
     def _release_barrier(self) -> list[Released]:

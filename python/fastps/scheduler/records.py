@@ -22,6 +22,7 @@ __all__ = [
     "IncarnationStarted",
     "JobStarted",
     "PassStarted",
+    "PassesForgotten",
     "RankExpected",
     "RankGivenUp",
     "Record",
@@ -94,7 +95,7 @@ class ServerExited(Record):
 
     pid: int
     final: bool
-    boot_id: str = ""
+    boot_id: str = wire.added("")
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,14 @@ class PassStarted(Record):
 
 
 @dataclass(frozen=True)
+class PassesForgotten(Record):
+    """Passes of a group, by number, are over: (first, last) for first <= number < last."""
+
+    group: int
+    passes: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class ChunkMoved(Record):
     """An item of a pass is in other hands: those of a session (0: nobody's), or it is done.
 
@@ -297,7 +306,7 @@ _KINDS: dict[str, type[Record]] = {
         *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
         *(SessionStarted, SessionEnded, RankExpected, RankGivenUp, ServerExited),
         *(TableCreated, TableFilling, TableFilled, ViewsChanged, RoundClosed, RoundsForgotten),
-        *(BarrierPassed, PassStarted, ChunkMoved, EpochStarted, RestoreEnded),
+        *(BarrierPassed, PassStarted, PassesForgotten, ChunkMoved, EpochStarted, RestoreEnded),
     )
 }
 

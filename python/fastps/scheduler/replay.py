@@ -58,7 +58,7 @@ class Replay:
         state = self.state
         if isinstance(record, r.GroupStarted):
             state.group_of(record.group, self._now)
-        elif isinstance(record, (r.BarrierPassed, r.PassStarted, r.ChunkMoved)):
+        elif isinstance(record, (r.BarrierPassed, r.PassStarted, r.PassesForgotten, r.ChunkMoved)):
             self._take_wait(record)
         elif isinstance(record, (r.ServerRegistered, r.ServerExited, r.ServersScaled)):
             self._take_server(record)
@@ -179,13 +179,17 @@ class Replay:
         if not round_log.has_room:
             round_log.forget_to(round_log.forgotten + 1)
 
-    def _take_wait(self, record: r.BarrierPassed | r.PassStarted | r.ChunkMoved) -> None:
+    def _take_wait(
+        self, record: r.BarrierPassed | r.PassStarted | r.PassesForgotten | r.ChunkMoved
+    ) -> None:
         group = next(each for each in self.state.groups.values() if each.number == record.group)
         if isinstance(record, r.BarrierPassed):
             group.barriers.passed = record.passed
             group.barriers.ranks = record.ranks
         elif isinstance(record, r.PassStarted):
             group.restore_pass(record)
+        elif isinstance(record, r.PassesForgotten):
+            group.forget_passes((first, last) for first, last in record.passes)
         else:
             group.restore_chunk(record)
 

@@ -28,10 +28,12 @@ from fastps.scheduler.cuts import CutGroup, CutTable, groups_from_json, tables_f
 from fastps.scheduler.facts import Facts
 from fastps.scheduler.orders import Answered, Orders
 from fastps.scheduler.outcomes import Outcomes, check_id, check_place
+from fastps.scheduler.passes import intervals_of
 from fastps.scheduler.publishing import Publisher
 from fastps.scheduler.records import (
     EpochGroup,
     EpochStarted,
+    PassesForgotten,
     PassStarted,
     RestoreEnded,
 )
@@ -324,14 +326,21 @@ class Restores:
     def _make_passes(self, groups: list[CutGroup]) -> None:
         for cut in groups:
             group = self._facts.groups[cut.name]
+            over = [(first, last) for first, last in cut.passes_over]
+            over += intervals_of(each.number for each in cut.passes if each.is_finished)
+            if over:
+                self._facts.record(PassesForgotten(group.number, tuple(over)))
+                group.forget_passes(over)
             for each in cut.passes:
+                if each.is_finished:
+                    continue
                 started = PassStarted(
                     group.number,
                     each.number,
                     each.n_items,
                     each.deterministic,
-                    each.is_finished,
-                    () if each.is_finished else each.done,
+                    False,
+                    each.done,
                 )
                 self._facts.record(started)
                 group.restore_pass(started)

@@ -132,7 +132,7 @@ def _group(state: Facts, name: str, group: Group, now: float) -> JsonDict:
         "in_barrier": group.barriers.waiting(),
         "passes": [
             {"pass": number, "items": queue.n_items, "done": queue.n_done, "held": queue.n_held}
-            for number, queue in group.passes()
+            for number, queue in group.passes.under_way()
         ],
         "workers": workers,
         "step_times": [

@@ -18,7 +18,16 @@ from typing import Any
 
 from fastps.errors import WireError
 
-__all__ = ["DEPTH_MAX", "MESSAGE_BYTES_MAX", "JsonDict", "dump", "from_json", "load", "to_json"]
+__all__ = [
+    "DEPTH_MAX",
+    "MESSAGE_BYTES_MAX",
+    "JsonDict",
+    "added",
+    "dump",
+    "from_json",
+    "load",
+    "to_json",
+]
 
 JsonDict = dict[str, Any]
 
@@ -125,17 +134,28 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
     return value if kind is Any else _scalar_from_json(kind, value, where)
 
 
+def added(default: Any) -> Any:
+    """Return a dataclass field that files of older versions lack: then it is `default`.
+
+    In messages all fields are needed.
+    """
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 def _dataclass_from_json(kind: type[Any], value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(where, value, "an object")
     kinds = _field_kinds(kind)
     if value.keys() != kinds.keys():
         unknown = sorted(value.keys() - kinds.keys())
-        missing = sorted(kinds.keys() - value.keys())
-        raise WireError(f"{where}: unknown fields {unknown!r:.200}, missing fields {missing}")
+        older = {field.name for field in dataclasses.fields(kind) if "added" in field.metadata}
+        missing = sorted(kinds.keys() - value.keys() - older)
+        if unknown or missing:
+            raise WireError(f"{where}: unknown fields {unknown!r:.200}, missing fields {missing}")
     given = {
         name: from_json(field_kind, value[name], f"{where}.{name}")
         for name, field_kind in kinds.items()
+        if name in value
     }
     return kind(**given)
 
