@@ -58,7 +58,8 @@ class EmbeddedCluster:
         )
         self._n_open = 0
         self._noticed: set[int] = set()  # sessions that may have steps to tell of now
-        self._told: dict[int, int] = {}  # the clock that was told last, by session
+        # The clock that was told last.
+        self._told: weakref.WeakKeyDictionary[_core.Client, int] = weakref.WeakKeyDictionary()
         self._latest_map = b""
         self._has_agents = False
         self.control = EmbeddedControl(
@@ -86,7 +87,7 @@ class EmbeddedCluster:
         core = _core.Client.embedded(self._servers, joined.session, blob)
         with self._lock:
             self._clients[joined.session] = core
-            self._told[joined.session] = joined.clock
+            self._told[core] = joined.clock
             latest = self._latest_map
         core.install_map(latest)  # it may have changed while this client was not on the list
         self.control.beat(joined.session, joined.clock, 0)  # and so may the clocks
@@ -132,7 +133,7 @@ class EmbeddedCluster:
         self.tell_held_clocks()
 
     def _tell(self, session: int, core: _core.Client, clock: int) -> None:
-        self._told[session] = clock
+        self._told[core] = clock
         self.control.beat(session, clock, core.busy_us())
 
     def tell_held_clocks(self) -> None:
@@ -144,5 +145,5 @@ class EmbeddedCluster:
             if not cores:
                 return
             for session, core in cores:
-                if core is not None and (clock := core.clock_to_tell()) > self._told[session]:
+                if core is not None and (clock := core.clock_to_tell()) > self._told[core]:
                     self._tell(session, core, clock)

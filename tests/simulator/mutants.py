@@ -216,7 +216,7 @@ def _restart_is_former_self(right: Any) -> Any:
         self: servers.Servers, boot_id: str, endpoints: tuple[str, ...], pid: int, now: float,
         *rest: Any,
     ) -> servers.Server:  # fmt: skip
-        for server in self._servers:
+        for server in self.all():
             if server.endpoints == endpoints:
                 server.boot_id, server.pid = boot_id, pid
                 self.heard(server, now)

@@ -24,6 +24,7 @@ from fastps.control import Control
 from fastps.errors import (
     CheckpointError,
     ClosedError,
+    ConfigError,
     FastPSError,
     FastPSTimeoutError,
     WireError,
@@ -123,10 +124,20 @@ class Agent:
         Its number.
     boot_id : bytes
         Its process life.
+    on_unknown : callable (str) -> None, optional
+        Called once, with the scheduler's words, when the job goes on without this server for good.
     """
 
-    def __init__(self, control: Control, shards: Shards, server_id: int, boot_id: bytes) -> None:
+    def __init__(
+        self,
+        control: Control,
+        shards: Shards,
+        server_id: int,
+        boot_id: bytes,
+        on_unknown: Callable[[str], None] | None = None,
+    ) -> None:
         self._control = control
+        self._on_unknown = on_unknown
         self._shards = shards
         self._server_id = server_id
         self._boot_id = boot_id.hex()
@@ -163,6 +174,12 @@ class Agent:
                 continue
             except ClosedError:
                 return
+            except ConfigError as refused:
+                if self._on_unknown is not None:
+                    self._on_unknown(str(refused))
+                    return
+                self._stopped.wait(PAUSE_SECONDS)
+                continue
             except WireError as refused:
                 result, error = {}, f"the answer cannot be sent: {refused}"
                 self._stopped.wait(PAUSE_SECONDS)

@@ -11,7 +11,7 @@ from fastps.arguments import checked_address
 from fastps.cli import role
 from fastps.cli.advertise import add_advertise, checked_bind, published
 from fastps.cli.options import DATA_THREADS_MAX, whole_number
-from fastps.errors import FastPSError, WireError
+from fastps.errors import FastPSError, ServerLostError, WireError
 
 __all__ = ["add_parser"]
 
@@ -91,7 +91,13 @@ def run(arguments: argparse.Namespace) -> int:
     if blob is None:
         raise WireError(f"the scheduler at {scheduler} registered us without a map")
     server.start(registered.server_id, blob, scheduler, registered.rounds)
-    agent = Agent(SocketControl(scheduler), server, registered.server_id, boot_id)
+    unknown: list[str] = []
+
+    def on_unknown(why: str) -> None:
+        unknown.append(why)
+        stop.set()
+
+    agent = Agent(SocketControl(scheduler), server, registered.server_id, boot_id, on_unknown)
     agent.start()
     role.report_ready(arguments.ready_fd, "server", endpoints[0])
     stop.wait()
@@ -102,4 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
     control.close()
     agent.stop()
     server.stop()
+    if unknown:
+        raise ServerLostError(
+            f"the job goes on without server {registered.server_id} for good ({unknown[0]}): it "
+            "was silent for too long; start another"
+        )
     return 0

@@ -31,6 +31,13 @@ class Checkpoints:
     ----------
     facts, workers, tables, publisher, views
         The other parts of the state.
+
+    Attributes
+    ----------
+    orders : Orders
+        To servers.
+    restores : Restores
+        The restore under way, if there is one.
     """
 
     def __init__(
@@ -42,9 +49,9 @@ class Checkpoints:
         views: Views,
     ) -> None:
         self._facts = facts
-        self._orders = Orders(facts)
-        self._saves = Saves(facts, self._orders, workers)
-        self.restores = Restores(facts, self._orders, self._saves, tables, publisher, views)
+        self.orders = Orders(facts)
+        self._saves = Saves(facts, self.orders, workers)
+        self.restores = Restores(facts, self.orders, self._saves, tables, publisher, views)
 
     def handlers(self) -> dict[type[m.Message], Callable[[Ticket, Any, float], list[Action]]]:
         """Return who takes which request."""
@@ -53,25 +60,25 @@ class Checkpoints:
             m.AwaitSave: self._saves.await_,
             m.AbortSave: self._saves.abort,
             m.Restore: self.restores.restore,
-            m.NextOrder: self._orders.next,
-            m.OrderProgress: self._orders.progress,
+            m.NextOrder: self.orders.next,
+            m.OrderProgress: self.orders.progress,
         }
 
     def tick(self, now: float) -> None:
         """Let time pass."""
-        self._orders.tick(now)
+        self.orders.tick(now)
         self._saves.tick()
 
     def restart_suspicion(self, now: float) -> None:
         """Start waits anew: the scheduler itself had been away."""
-        self._orders.restart_suspicion(now)
+        self.orders.restart_suspicion(now)
         self._saves.restart_suspicion(now)
         self.restores.restart_suspicion(now)
 
     def settle(self, now: float) -> list[Action]:
         """Go on as far as what is known allows. To be called at the end of each step."""
         actions: list[Action] = []
-        for answered in self._orders.take_answered():
+        for answered in self.orders.take_answered():
             actions += self._saves.answered(answered, now)
             actions += self.restores.answered(answered, now)
         actions += self._saves.settle(
@@ -80,7 +87,7 @@ class Checkpoints:
         actions += self.restores.settle(now)
         facts = self._facts
         facts.views_rest = facts.is_loading or bool(facts.broken) or self._saves.wants_rest
-        return [*actions, *self._orders.serve(now)]
+        return [*actions, *self.orders.serve(now)]
 
     def status(self, now: float) -> JsonDict:
         """Return what is under way, and how the last went; CONTROL.md lists the names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from fastps.scheduler import records as r
@@ -12,6 +13,7 @@ __all__ = ["condense"]
 # What a restore leaves as it is.
 OF_ALL_EPOCHS = (
     *(r.JobStarted, r.IncarnationStarted, r.ServerRegistered, r.ServerExited, r.ServersScaled),
+    r.ServersForgotten,
     *(r.RoundClosed, r.RoundsForgotten),
 )
 
@@ -31,7 +33,9 @@ def condense(journalled: Sequence[r.Record], forgotten: int) -> list[r.Record]:
     forgotten : int
         Entries of the round log up to this number are needed by nobody.
     """
-    kept = _newest_only(_without_finished(_without_forgotten(_of_epoch(journalled))))
+    kept = _newest_only(
+        _without_finished(_without_forgotten(_without_servers(_of_epoch(journalled))))
+    )
     return _without_rounds(kept, forgotten)
 
 
@@ -42,6 +46,44 @@ def _of_epoch(journalled: Sequence[r.Record]) -> Sequence[r.Record]:
         return journalled
     before = [record for record in journalled[: begins[-1]] if isinstance(record, OF_ALL_EPOCHS)]
     return [*before, *journalled[begins[-1] :]]
+
+
+def _without_servers(journalled: Sequence[r.Record]) -> Sequence[r.Record]:
+    """Leave out forgotten servers, for which the newest record stands: others are numbered."""
+    ends = [n for n, record in enumerate(journalled) if isinstance(record, r.ServersForgotten)]
+    if not ends:
+        return journalled
+    came: dict[int, r.ServerRegistered] = {}
+    exits: dict[int, r.ServerExited] = {}
+    next_id = 0
+    for record in journalled[: ends[-1] + 1]:
+        if isinstance(record, r.ServerRegistered):
+            number = next_id if record.server_id is None else record.server_id
+            came[number] = dataclasses.replace(record, server_id=number)
+            next_id = number + 1
+        elif isinstance(record, r.ServerExited):
+            for number in reversed(came):
+                it = came[number]
+                is_meant = it.boot_id == record.boot_id if record.boot_id else it.pid == record.pid
+                if is_meant and number not in exits:
+                    exits[number] = dataclasses.replace(record, boot_id=it.boot_id)
+                    break
+        elif isinstance(record, r.ServersForgotten):
+            for number in record.servers:
+                came.pop(number, None)
+            next_id = record.next_id
+    of_servers = (r.ServerRegistered, r.ServerExited, r.ServersForgotten)
+    kept: list[r.Record] = []
+    for n, record in enumerate(journalled):
+        if n > ends[-1] or not isinstance(record, of_servers):
+            kept.append(record)
+        elif isinstance(record, r.ServerRegistered):
+            known = [each for each in came.values() if each.boot_id == record.boot_id]
+            kept += known[:1]
+        elif n == ends[-1] and isinstance(record, r.ServersForgotten):
+            kept += [exits[number] for number in came if number in exits]
+            kept.append(dataclasses.replace(record, servers=()))
+    return kept
 
 
 def _without_forgotten(journalled: Sequence[r.Record]) -> list[r.Record]:

@@ -10,6 +10,7 @@ Pure: `now` is an argument. Not thread-safe; the scheduler's one thread uses it.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastps.errors import CheckpointError, ConfigError
@@ -87,6 +88,7 @@ class Orders:
         self._current: dict[int, GivenOrder] = {}
         self._parked: dict[int, Ticket] = {}
         self._answered: list[Answered] = []
+        self._servers_seen = (-1, 0)  # changes of servers, and orders given, when looked at last
 
     # Servers.
 
@@ -124,6 +126,12 @@ class Orders:
             raise ConfigError(f"there is no server {server_id} with that boot_id")
         return server
 
+    def forget(self, server_ids: Iterable[int]) -> None:
+        """Forget what there is of servers that are lost and are no more known."""
+        for server_id in server_ids:
+            for known in (self._queues, self._current, self._parked):
+                known.pop(server_id, None)
+
     # Who gives them.
 
     def give(
@@ -156,9 +164,12 @@ class Orders:
 
     def take_answered(self) -> list[Answered]:
         """Return what came of orders since the last call, for those who gave them."""
-        for server in self._facts.servers.all():
-            if server.lost:
-                self._lose(server)
+        now = (self._facts.servers.changes, self._n_given)
+        if self._servers_seen != now:
+            self._servers_seen = now
+            for server in self._facts.servers.all():
+                if server.lost:
+                    self._lose(server)
         answered, self._answered = self._answered, []
         return answered
 

@@ -60,6 +60,11 @@ class Publisher:
         # map that they must have.
         self._held: deque[tuple[int, int, Reply]] = deque(maxlen=HELD_MAX)
         self._evicted_known = 0  # facts.evicted_since, as far as all servers know it
+        # Up to where all servers heard the rounds, and what that was found from: each heartbeat
+        # asks for it.
+        self._heard: int | None = None
+        self._heard_from: tuple[int, int, int] | None = None
+        self._n_heard = 0
 
     def of_step(self, actions: list[Action], now: float) -> list[Action]:
         """Return what a step leads to, and tell everybody what it changed. To be called at its end.
@@ -78,11 +83,15 @@ class Publisher:
     def _heard_by_all(self) -> int:
         """Return up to where every live server that folds rounds has heard the log of them."""
         facts = self._facts
-        folding = facts.tables.bsp_shares.member
-        return min(
-            (each.rounds_heard for each in facts.servers.alive() if folding[each.server_id] > 0),
-            default=facts.round_log.newest,
-        )
+        now = (facts.servers.changes, facts.tables.changes, self._n_heard)
+        if self._heard_from != now:
+            self._heard_from = now
+            folding = facts.tables.bsp_shares.member
+            self._heard = min(
+                (each.rounds_heard for each in facts.servers.alive() if folding[each.server_id]),
+                default=None,
+            )
+        return facts.round_log.newest if self._heard is None else self._heard
 
     def _evictions_known(self) -> bool:
         """Whether every live server that holds something knows whom the scheduler evicted.
@@ -143,9 +152,12 @@ class Publisher:
         log = self._facts.round_log
         heard = min(beat.heard, log.newest)
         if heard > server.rounds_heard:
+            was_last = server.rounds_heard <= log.forgotten
             server.rounds_heard, server.rounds_moved_at = heard, now
             server.rounds_sent = max(server.rounds_sent, heard)
-            self.forget_rounds()
+            self._n_heard += 1
+            if was_last:
+                self.forget_rounds()
         overdue = now - server.rounds_moved_at >= RESEND_SECONDS
         if server.rounds_heard < server.rounds_sent and overdue:
             server.rounds_sent = server.rounds_heard

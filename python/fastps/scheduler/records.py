@@ -31,6 +31,7 @@ __all__ = [
     "RoundsForgotten",
     "ServerExited",
     "ServerRegistered",
+    "ServersForgotten",
     "ServersScaled",
     "SessionEnded",
     "SessionStarted",
@@ -72,13 +73,17 @@ class GroupStarted(Record):
 
 @dataclass(frozen=True)
 class ServerRegistered(Record):
-    """A server came; its number is the next free one. It needs round log entries after `rounds`."""
+    """A server came. It needs round log entries after `rounds`.
+
+    ``server_id``: its number, where others before it were left out; else it is the next free one.
+    """
 
     boot_id: str
     endpoints: tuple[str, ...]
     pid: int
     rounds: int
     chain_endpoints: tuple[str, ...] = ()
+    server_id: int | None = wire.added(None)
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,18 @@ class ServerExited(Record):
     pid: int
     final: bool
     boot_id: str = wire.added("")
+
+
+@dataclass(frozen=True)
+class ServersForgotten(Record):
+    """Servers are lost and hold nothing; so many others are still to come.
+
+    ``next_id``: numbers below it were used.
+    """
+
+    servers: tuple[int, ...]
+    next_id: int
+    outstanding: int
 
 
 @dataclass(frozen=True)
@@ -304,7 +321,8 @@ _KINDS: dict[str, type[Record]] = {
     kind.__name__: kind
     for kind in (
         *(JobStarted, IncarnationStarted, GroupStarted, ServerRegistered, ServersScaled),
-        *(SessionStarted, SessionEnded, RankExpected, RankGivenUp, ServerExited),
+        *(ServerExited, ServersForgotten),
+        *(SessionStarted, SessionEnded, RankExpected, RankGivenUp),
         *(TableCreated, TableFilling, TableFilled, ViewsChanged, RoundClosed, RoundsForgotten),
         *(BarrierPassed, PassStarted, PassesForgotten, ChunkMoved, EpochStarted, RestoreEnded),
     )

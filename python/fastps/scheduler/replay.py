@@ -60,7 +60,9 @@ class Replay:
             state.group_of(record.group, self._now)
         elif isinstance(record, (r.BarrierPassed, r.PassStarted, r.PassesForgotten, r.ChunkMoved)):
             self._take_wait(record)
-        elif isinstance(record, (r.ServerRegistered, r.ServerExited, r.ServersScaled)):
+        elif isinstance(
+            record, (r.ServerRegistered, r.ServerExited, r.ServersScaled, r.ServersForgotten)
+        ):
             self._take_server(record)
         elif isinstance(record, r.IncarnationStarted):
             state.incarnation = max(state.incarnation, record.incarnation)
@@ -151,12 +153,18 @@ class Replay:
                     each.clock, expected=True, rejoins=rank in each.rejoining
                 )
 
-    def _take_server(self, record: r.ServerRegistered | r.ServerExited | r.ServersScaled) -> None:
+    def _take_server(
+        self,
+        record: r.ServerRegistered | r.ServerExited | r.ServersScaled | r.ServersForgotten,
+    ) -> None:
         servers = self.state.servers
         if isinstance(record, r.ServersScaled):
             servers.scale(record.num_servers, record.leaving)
         elif isinstance(record, r.ServerExited):
             servers.exited(record.pid, record.final, self._now, record.boot_id)
+        elif isinstance(record, r.ServersForgotten):
+            servers.forget(record.servers, record.next_id)
+            servers.outstanding = record.outstanding
         else:
             servers.register(
                 record.boot_id,
@@ -165,6 +173,7 @@ class Replay:
                 self._now,
                 record.rounds,
                 record.chain_endpoints,
+                record.server_id,
             )
 
     def _take_round(self, record: r.RoundClosed | r.RoundsForgotten) -> None:

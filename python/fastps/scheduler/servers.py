@@ -4,8 +4,10 @@
 without it; it may come back at any time, and then holds nothing. *Lost* is one whose process has
 exited, whose connection is closed, or that was silent for `SERVER_SILENCE` seconds: what only it
 held is lost with it, until the same process life (`boot_id`) speaks again. Where there is one copy,
-nothing is gained by haste. A server started again is another server. *Mute* is one that beats but
-does not report (`suspicion.MuteServers`): it goes on serving, but nothing new is begun with it.
+nothing is gained by haste. A server started again is another server. *Forgotten* is one that is
+lost and holds nothing, once some newer ones are, too; its number is not used again. *Mute* is one
+that beats but does not report (`suspicion.MuteServers`): it goes on serving, but nothing new is
+begun with it.
 
 Pure: `now` (seconds of a steady clock) is an argument. Not thread-safe; the scheduler's one thread
 uses it.
@@ -13,7 +15,8 @@ uses it.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 __all__ = ["SERVERS_MAX", "SERVER_SILENCE", "SUSPECT_SILENCE", "Server", "Servers"]
@@ -25,7 +28,14 @@ SUSPECT_SILENCE = 1.0
 # An exited process does not come back, and a server that missed more rounds than are kept cannot.
 GONE = ("exit", "behind")
 
-SERVERS_MAX = 1024  # cpp/base/limits.h: kServersMax
+SERVERS_MAX = 1024  # at once; cpp/base/limits.h: kServersMax
+
+# Servers that are gone and hold nothing, of which people may still ask what became of them.
+GONE_KEPT = 32
+# One that is silent for so long is not coming back; if it does, it has to be started again.
+FORGET_SILENCE = 600.0
+# Exits of processes that never came: what is told twice is told within seconds.
+EXITS_KEPT = 1024
 
 
 @dataclass
@@ -117,6 +127,8 @@ class Servers:
         Servers that are still to come: launched or being started again, and not given up.
     changes : int
         Rises whenever a server comes, goes, becomes suspect or fit again, or is to leave.
+    next_id : int
+        The number that the next server gets.
     """
 
     def __init__(self, expected: int, now: float, patience: float, is_judged: bool = True) -> None:
@@ -128,25 +140,26 @@ class Servers:
         self._patience = patience
         self._is_judged = is_judged
         self._give_up_at = now + patience
-        self._servers: list[Server] = []
+        self._servers: dict[int, Server] = {}  # by number, rising
         self._by_boot_id: dict[str, Server] = {}
-        self._exits: set[tuple[str, bool]] = set()
+        self._exits: OrderedDict[tuple[str, bool], None] = OrderedDict()
+        self.next_id = 0
 
     def all(self) -> list[Server]:
-        """Return every server that ever came, by number."""
-        return list(self._servers)
+        """Return every server that came and is not forgotten, by number."""
+        return list(self._servers.values())
 
     def alive(self) -> list[Server]:
         """Return the servers that are not lost, by number."""
-        return [server for server in self._servers if not server.lost]
+        return [server for server in self._servers.values() if not server.lost]
 
     def staying(self) -> list[int]:
         """Return the numbers of the servers that are neither lost nor to leave."""
-        return [each.server_id for each in self._servers if not (each.lost or each.leaving)]
+        return [each.server_id for each in self.all() if not (each.lost or each.leaving)]
 
     def fit(self) -> list[int]:
         """Return the numbers of the servers that new shards may be put on."""
-        return [each.server_id for each in self._servers if each.is_fit]
+        return [each.server_id for each in self._servers.values() if each.is_fit]
 
     def is_suspect(self, server_id: int) -> bool:
         """Whether the server of that number is suspect."""
@@ -158,7 +171,7 @@ class Servers:
 
     def set_mute(self, mute: Collection[int]) -> None:
         """Let exactly these servers be mute."""
-        for server in self._servers:
+        for server in self._servers.values():
             if server.mute != (server.server_id in mute):
                 server.mute = not server.mute
                 self.changes += 1
@@ -169,12 +182,11 @@ class Servers:
 
     def find(self, server_id: int) -> Server | None:
         """Return the server of that number."""
-        return self._servers[server_id] if server_id < len(self._servers) else None
+        return self._servers.get(server_id)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more server may come."""
-        return len(self._servers) < SERVERS_MAX
+    def has_room(self, boot_id: str) -> bool:
+        """Whether a server of that life may come, or is here."""
+        return len(self._servers) < SERVERS_MAX or boot_id in self._by_boot_id
 
     def register(
         self,
@@ -184,28 +196,66 @@ class Servers:
         now: float,
         rounds: int = 0,
         chain_endpoints: tuple[str, ...] = (),
+        server_id: int | None = None,
     ) -> Server:
         """Return the server of that life, which is new unless its message was sent twice.
 
-        A new one needs the entries of the round log after number `rounds`.
+        A new one needs the entries of the round log after number `rounds`, and gets the next number
+        unless a journal has another.
 
-        Requires: has_room.
+        Requires: has_room(boot_id).
         """
         server = self._by_boot_id.get(boot_id)
         if server is None:
-            server = Server(len(self._servers), boot_id, endpoints, pid, now, chain_endpoints)
+            number = self.next_id if server_id is None else server_id
+            server = Server(number, boot_id, endpoints, pid, now, chain_endpoints)
             server.rounds_heard = server.rounds_sent = rounds
-            self._servers.append(server)
+            self._servers[server.server_id] = server
+            self.next_id = max(self.next_id, number + 1)
             self._by_boot_id[boot_id] = server
             self.outstanding = max(0, self.outstanding - 1)
             self._changed()
         return server
 
+    def to_forget(
+        self, holds: Callable[[int], bool], now: float, make_room: bool = False
+    ) -> tuple[int, ...]:
+        """Return the numbers of servers to be forgotten.
+
+        Parameters
+        ----------
+        holds : callable (number) -> bool
+            Whether that server is in the view of some shard: such a one is not forgotten.
+        now : float
+            The time.
+        make_room : bool
+            Forget all that can be, when there is no room for another server.
+        """
+        gone = [each for each in self._servers.values() if each.lost]
+        if len(gone) < 2 * GONE_KEPT and not make_room:
+            return ()
+        old = [
+            each
+            for each in sorted(gone, key=lambda server: (server.last_seen, server.server_id))
+            if (not each.may_return or make_room or now - each.last_seen > FORGET_SILENCE)
+            and not holds(each.server_id)
+        ]
+        kept = 0 if make_room else GONE_KEPT
+        return tuple(sorted(each.server_id for each in old[: max(0, len(old) - kept)]))
+
+    def forget(self, numbers: Iterable[int], next_id: int = 0) -> None:
+        """Forget servers that are lost and hold nothing; `next_id`: numbers below it were used."""
+        for number in numbers:
+            server = self._servers.pop(number, None)
+            if server is not None:
+                del self._by_boot_id[server.boot_id]
+        self.next_id = max(self.next_id, next_id)
+
     def scale(self, wanted: int, leaving: tuple[int, ...]) -> None:
         """Want so many servers; exactly these are told to leave."""
         self.wanted = wanted
         self.n_scalings += 1
-        for server in self._servers:
+        for server in self._servers.values():
             server.told_to_leave = server.server_id in leaving
         self._changed()
 
@@ -237,7 +287,7 @@ class Servers:
         self.changes += 1
         alive = self.alive()
         missing = self.wanted - sum(not server.told_to_leave for server in alive)
-        for server in self._servers:
+        for server in self._servers.values():
             server.leaving = server.told_to_leave
         for server in [each for each in alive if each.told_to_leave][: max(0, missing)]:
             server.leaving = False
@@ -279,13 +329,15 @@ class Servers:
         def is_meant(server: Server) -> bool:
             return server.boot_id == boot_id if boot_id else server.pid == pid
 
-        meant = [each for each in self._servers if is_meant(each)]
+        meant = [each for each in self._servers.values() if is_meant(each)]
         came = [each for each in meant if each.lost != "exit"]
         if not came:
             # It ended before it came, or this is told twice.
             told = (boot_id or str(pid), final)
             known = bool(meant) or told in self._exits
-            self._exits.add(told)
+            self._exits[told] = None
+            if len(self._exits) > EXITS_KEPT:
+                self._exits.popitem(last=False)
             if final and not known:
                 self.outstanding = max(0, self.outstanding - 1)
             return None
@@ -330,7 +382,7 @@ class Servers:
         lost = [each for each in self.alive() if now - each.last_seen > SERVER_SILENCE]
         for server in lost:
             self.lose(server, "silence")
-        for server in self._servers:
+        for server in self._servers.values():
             if not server.suspect and now - server.last_seen > SUSPECT_SILENCE:
                 server.suspect = True
                 self.changes += 1
@@ -338,5 +390,5 @@ class Servers:
 
     def restart_suspicion(self, now: float) -> None:
         """Start every silence anew: the scheduler itself had been away."""
-        for server in self._servers:
+        for server in self._servers.values():
             server.last_seen = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["ServerShares", "ShardView"]
@@ -53,6 +54,12 @@ class ServerShares:
         self.head[view.chain[0]] += n
         if view.joiner is not None:
             self.joiner[view.joiner] += n
+
+    def forget(self, servers: Iterable[int]) -> None:
+        """Forget servers that have no part in any shard."""
+        for server in servers:
+            for count in (self.member, self.head, self.joiner):
+                count.pop(server, None)
 
     def holds(self, server: int) -> bool:
         """Whether the server is in the chain of some shard, or being filled with one."""

@@ -35,6 +35,7 @@ from fastps.scheduler.records import (
     RoundClosed,
     ServerExited,
     ServerRegistered,
+    ServersForgotten,
     ServersScaled,
 )
 from fastps.scheduler.recovery import Recovery
@@ -193,6 +194,7 @@ class SchedulerState(Facts):
             return []
         if self.servers.tick(now):
             self.bump()
+        self._forget_servers(now)
         self.views.tick(now)
         self._checkpoints.tick(now)
         self._publisher.forget_rounds()
@@ -260,9 +262,14 @@ class SchedulerState(Facts):
         check_boot_id(asked.boot_id)
         least = 0 if self.shape.embedded else 1
         check_endpoints(asked.endpoints, asked.chain_endpoints, least)
-        if not self.servers.has_room:
-            raise ConfigError("no further server may come: the job has had 1024")
-        before = len(self.servers.all())
+        if not self.servers.has_room(asked.boot_id):
+            self._forget_servers(now, make_room=True)
+        if not self.servers.has_room(asked.boot_id):
+            raise ConfigError(
+                f"no further server may come: {SERVERS_MAX} are here, or hold shards that were "
+                "lost with them; end some (fastps scale)"
+            )
+        before = self.servers.next_id
         server = self.servers.register(
             asked.boot_id,
             asked.endpoints,
@@ -271,7 +278,7 @@ class SchedulerState(Facts):
             self.round_log.forgotten,
             asked.chain_endpoints,
         )
-        if len(self.servers.all()) > before:
+        if self.servers.next_id > before:
             self.bump()
             self.record(
                 ServerRegistered(
@@ -280,6 +287,7 @@ class SchedulerState(Facts):
                     server.pid,
                     server.rounds_heard,
                     server.chain_endpoints,
+                    server.server_id,
                 )
             )
             self._send_excess_away()
@@ -287,6 +295,19 @@ class SchedulerState(Facts):
             server.server_id, self.cluster_id, self.epoch, self.incarnation, server.rounds_heard
         )
         return [Reply(*ticket, registered, with_map=True)]
+
+    def _forget_servers(self, now: float, make_room: bool = False) -> None:
+        """Forget servers that are lost and hold nothing, but for the newest."""
+        servers = self.servers
+        numbers = servers.to_forget(self.tables.shares.holds, now, make_room)
+        if not numbers:
+            return
+        servers.forget(numbers)
+        self.tables.shares.forget(numbers)
+        self.tables.bsp_shares.forget(numbers)
+        self._checkpoints.orders.forget(numbers)
+        self.record(ServersForgotten(numbers, servers.next_id, servers.outstanding))
+        self.bump()
 
     def _process_exited(self, ticket: Ticket, asked: m.ProcessExited, now: float) -> list[Action]:
         actions: list[Action] = []

@@ -91,6 +91,8 @@ class TableRegistry:
         What each server has of tables under BSP, which fold closed rounds.
     highest : int
         The highest number that any table ever had.
+    changes : int
+        Rises whenever a server gets or gives up a part in some shard.
     unfilled : dict of int to int
         Tables whose first values are not all written, and the sessions that are to write them.
     """
@@ -99,6 +101,7 @@ class TableRegistry:
         self._tables: dict[str, Table] = {}
         self._by_id: dict[int, Table] = {}
         self.highest = 0
+        self.changes = 0
         self.unfilled: dict[int, int] = {}
         self.shares = ServerShares()
         self.bsp_shares = ServerShares()
@@ -199,6 +202,7 @@ class TableRegistry:
         self._by_id.clear()
         self.unfilled.clear()
         self.shares, self.bsp_shares = ServerShares(), ServerShares()
+        self.changes += 1
         self.highest = max(self.highest, highest)
 
     def set_view(self, table: Table, shard: int, view: ShardView) -> None:
@@ -209,6 +213,7 @@ class TableRegistry:
             self._count(table, view, 1)
 
     def _count(self, table: Table, view: ShardView, n: int) -> None:
+        self.changes += 1
         self.shares.add(view, n)
         if table.rounds is not None:
             self.bsp_shares.add(view, n)
