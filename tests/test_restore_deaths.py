@@ -110,6 +110,8 @@ class Restoring:
         # One that another test killed may not be back, and a table goes to those that are there.
         until(self.has_both_servers, 60, "both servers")
         self.table = first.sparse_table("t", num_shards=8)
+        # Tails write the files: after a death all are on one server until chains are placed anew.
+        until(self.both_have_tails, 60, "tails on both servers")
         self.table.assign(KEYS, SAVED * ONES)
         first.save(folder)
         self.table.push(KEYS, (NOW - SAVED) * ONES)
@@ -124,6 +126,10 @@ class Restoring:
     def has_both_servers(self) -> bool:
         states = [each["state"] for each in self.health.status()["servers"]]
         return states.count("alive") == 2
+
+    def both_have_tails(self) -> bool:
+        servers = self.health.alive()
+        return len(servers) == 2 and all(0 < each["heads"] < each["shards"] for each in servers)
 
     def phase(self) -> Any:
         restoring = self.health.status()["checkpoint"]["restoring"]
