@@ -146,7 +146,7 @@ void RoundWorker::Push(uint64_t clock, bool in_doubt) {
 
 void RoundWorker::Pull(uint64_t clock, bool in_doubt) {
   OpenPull pull{nullptr, RandomTable(), RandomRows(), Round(clock)};
-  pull.open = Start(Op::kPull, *pull.table, pull.rows, {}, RandomWay(in_doubt),
+  pull.open = Start(Op::kPull, *pull.table, pull.rows, {}, RandomPullWay(in_doubt),
                     {clock + 1, PullGate(clock, Random(3) == 0)});
   if (pull.open != nullptr) pulls_.push_back(std::move(pull));
 }

@@ -52,6 +52,11 @@ class RoundWorker {
   // Embedded, a write may queue behind others for whoever tells clocks, which must find its rounds
   // folded: so it has passed its gate, as those of Python have.
   Way RandomWriteWay(bool in_doubt) { return RandomWay(in_doubt || field_.ground->is_embedded()); }
+  // So may an asynchronous pull. One that waits for its call runs where it was made.
+  Way RandomPullWay(bool in_doubt) {
+    const Way way = RandomWay(in_doubt);
+    return way == Way::kServerAsync && field_.ground->is_embedded() ? Way::kServer : way;
+  }
   std::shared_ptr<const RoundTable> RandomTable();
   std::vector<size_t> RandomRows();
   // False: the session has ended before the gate was open.
